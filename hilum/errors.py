@@ -1,0 +1,33 @@
+"""What can go wrong, split by who must act."""
+
+
+class HilumError(Exception):
+    """Something a person or a caller is told in words; its text says what to do."""
+
+
+class SettingsError(HilumError):
+    """The operator must change the configuration: the text names the setting and what it may be."""
+
+
+class NetworkError(HilumError):
+    """The operator must give another artefact: this one is broken, altered or not made for this version."""
+
+
+class NotARadiograph(HilumError):
+    """Nobody must act: the image is recorded as not assessed, with the text as the reason."""
+
+
+class Undecodable(HilumError):
+    """The sender's pixels cannot be read: the image is kept, marked with the text, and shown to people."""
+
+
+class PacsUnavailable(HilumError):
+    """Nobody must act yet: the destination is away, refuses or is slow, and we try again."""
+
+
+class StoreFull(HilumError):
+    """The operator must make room: the file system of the store is at its watermark."""
+
+
+class LeaseLost(HilumError):
+    """Nobody must act: another worker has taken the work over, and this one's result is dropped."""

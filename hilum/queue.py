@@ -1,0 +1,96 @@
+"""The Celery app, the names of its tasks and queues, and the bell."""
+
+import logging
+from itertools import chain
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Queue
+from kombu.exceptions import OperationalError
+
+from hilum.settings import settings
+
+log = logging.getLogger(__name__)
+
+PREPARE = "worker.prepare"
+CLASSIFY = "worker.classify"
+REPORT = "worker.report"
+DELIVER = "worker.deliver"
+SWEEP = "worker.sweep"
+TRAIN = "training.train"
+
+QUEUES: dict[str, tuple[str, ...]] = {
+    PREPARE: ("prepare.urgent", "prepare"),
+    CLASSIFY: ("classify.urgent", "classify"),
+    REPORT: ("deliver",),
+    DELIVER: ("deliver",),
+    SWEEP: ("sweep",),
+    TRAIN: ("training",),
+}
+"""Kind of work -> its queues; of two, the first is for urgent studies."""
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+app = Celery("hilum")
+
+
+@app.add_defaults
+def _configuration() -> dict[str, Any]:
+    """Read when Celery first needs it, so that importing this module reads nothing."""
+    return {
+        "broker_url": settings().broker,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "visibility_timeout": 600,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "health_check_interval": 10,
+        },
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,  # the database holds results; a result backend would be a second record
+        # A message is only a bell, so it is acknowledged when work starts: work whose worker dies is rung
+        # again by the sweep when its lease runs out, and no redelivery is needed.
+        "task_acks_late": False,
+        "task_queues": [Queue(name) for name in dict.fromkeys(chain(*QUEUES.values()))],
+        "task_create_missing_queues": False,
+        "worker_prefetch_multiplier": 1,  # a held message is a study that waits
+        "worker_send_task_events": False,
+        "worker_hijack_root_logger": True,
+        "worker_log_format": LOG_FORMAT,
+        "worker_task_log_format": LOG_FORMAT,
+        "beat_schedule": {
+            "sweep": {
+                "task": SWEEP,
+                "schedule": settings().sweep_s,
+                # a sweep that waited longer than two slots is a sweep too many
+                "options": {"queue": "sweep", "expires": 2 * settings().sweep_s},
+            }
+        },
+    }
+
+
+def queue_of(kind: str, *, urgent: bool = False) -> str:
+    """The queue that carries this kind of work."""
+    return QUEUES[kind][0] if urgent else QUEUES[kind][-1]
+
+
+def ring(kind: str, subject: str, *, urgent: bool = False, countdown_s: float = 0.0) -> bool:
+    """Tell the workers that there is work; True when the broker took the message.
+
+    Called after the commit of the job's row. A bell that fails is no fault: the sweep
+    finds the row and rings again.
+    """
+    try:
+        app.send_task(
+            kind,
+            args=(subject,),
+            queue=queue_of(kind, urgent=urgent),
+            countdown=countdown_s or None,
+            retry=False,
+        )
+    except (OperationalError, OSError) as error:
+        log.warning("the broker does not answer (%s); the sweep will ring for %s later", error, kind)
+        return False
+    return True

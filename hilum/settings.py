@@ -1,0 +1,228 @@
+"""What an operator can turn: one frozen value, read from `hilum.toml` and `HILUM_*` on first use."""
+
+import os
+import tomllib
+from functools import cache
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from hilum.errors import SettingsError
+
+CONFIG_VARIABLE = "HILUM_CONFIG"
+"""Names the configuration file; without it `hilum.toml` in the working folder, if there is one."""
+
+LONGEST_SOCKET_PATH = 100
+"""Characters: a Unix socket's path ends at 107 (unix(7))."""
+
+
+def _network(text: str) -> str:
+    ip_network(text)
+    return text
+
+
+def _ae_title(text: str) -> str:
+    if not text.strip() or len(text) > 16 or not text.isascii() or not text.isprintable() or "\\" in text:
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return text.strip()
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Sender(BaseModel):
+    """A PACS or modality that may push to us, and where the results of its studies go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ae_title: AeTitle = Field(description="calling AE title")
+    addresses: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (), description="addresses or networks it may call from; empty: any"
+    )
+    destinations: tuple[str, ...] | None = Field(
+        None, description="names of the destinations of its results; left out: all of them"
+    )
+    urgent: bool = Field(False, description="whether its studies go before those of others")
+
+
+class Destination(BaseModel):
+    """A PACS we send results to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, description="the word it is called by in senders, tables and logs")
+    ae_title: AeTitle = Field(description="called AE title")
+    host: str = Field(description="name or address")
+    port: Port = Field(description="TCP port")
+    final_when: Literal["success", "c-find"] = Field(
+        "success",
+        description="what makes a delivery final: the C-STORE's Success, or the object found again by C-FIND",
+    )
+
+
+class Settings(BaseSettings):
+    """Every setting with its unit and default."""
+
+    model_config = SettingsConfigDict(env_prefix="HILUM_", frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path("hilum-data"), description="folder of all that Hilum keeps by default")
+    database_url: str = Field(
+        "", description="SQLAlchemy URL (postgresql+psycopg://...); empty: SQLite in data_dir"
+    )
+    broker_url: str = Field(
+        "", description="redis:// URL of the Celery broker; empty: the Valkey that `hilum up` embeds"
+    )
+    store_dir: Path | None = Field(
+        None, description="folder of the file store, shared by all processes; left out: data_dir/store"
+    )
+    network_dir: Path | None = Field(
+        None, description="folder of the network's artefact; left out: the one shipped with Hilum"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+
+    listener_host: str = Field("127.0.0.1", description="address the listener binds; 0.0.0.0: all")
+    listener_port: Port = Field(11112, description="TCP port of the listener")
+    listener_ae_title: AeTitle = Field("HILUM", description="our AE title")
+    listener_processes: int = Field(1, ge=1, le=64, description="listener processes that share the port")
+    any_called_ae_title: bool = Field(False, description="whether to accept calls to another AE title")
+    max_pdu_bytes: int = Field(131_072, ge=4096, le=1 << 20, description="longest PDU received, bytes")
+    max_object_mb: int = Field(512, ge=1, description="largest object received, MB")
+    max_associations: int = Field(50, ge=1, description="associations at once, per listener process")
+    idle_timeout_s: float = Field(60, gt=0, description="seconds after which a silent association is aborted")
+    keep_free_mb: int = Field(1024, ge=0, description="free space kept in the store; below it 0xA700, MB")
+    settle_s: float = Field(2.0, ge=0, description="seconds without a new image before a study is read")
+    other_pixels: Literal["success", "refuse"] = Field(
+        "success",
+        description="answer to an object whose UID is known with other pixels (kept aside and flagged)",
+    )
+    senders: tuple[Sender, ...] = Field((), description="who may push; empty: anybody who reaches the port")
+    destinations: tuple[Destination, ...] = Field((), description="where results go")
+
+    lease_s: float = Field(30, ge=3, description="seconds after which a silent worker counts as dead")
+    sweep_s: float = Field(5, ge=0.5, description="seconds between two looks for forgotten work")
+    longest_pause_s: float = Field(
+        600, ge=1, description="longest pause between two tries to deliver, seconds"
+    )
+    decode_timeout_s: float = Field(30, gt=0, description="seconds a decoder may take for an image")
+    decode_memory_mb: int = Field(2048, ge=256, description="memory a decoder may take, MB")
+    prepare_processes: int = Field(
+        default_factory=lambda: max(1, (os.cpu_count() or 2) - 1),
+        ge=1,
+        description="prepare processes that `hilum up` starts; default: processors less one",
+    )
+    batch_images: int = Field(32, ge=1, le=512, description="images in a batch at most")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'hilum.sqlite'}"
+
+    @property
+    def embedded_socket(self) -> Path:
+        """Where the embedded Valkey listens."""
+        return self.data_dir.resolve() / "valkey.sock"
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL in force."""
+        return self.broker_url or f"redis+socket://{self.embedded_socket}"
+
+    @property
+    def store(self) -> Path:
+        """The file store's folder in force."""
+        return (self.store_dir or self.data_dir / "store").resolve()
+
+    def sender(self, ae_title: str) -> Sender | None:
+        """The sender of this calling AE title, or None."""
+        return next((sender for sender in self.senders if sender.ae_title == ae_title.strip()), None)
+
+    def destination(self, name: str) -> Destination | None:
+        """The destination of this name, or None."""
+        return next((place for place in self.destinations if place.name == name), None)
+
+    def destinations_of(self, ae_title: str) -> tuple[Destination, ...]:
+        """Where the results of this sender's studies go: all destinations unless its rule names some."""
+        sender = self.sender(ae_title)
+        if sender is None or sender.destinations is None:
+            return self.destinations
+        return tuple(place for place in self.destinations if place.name in sender.destinations)
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        names = [place.name for place in self.destinations]
+        if len(names) != len(set(names)):
+            raise ValueError("two destinations have the same name")
+        for sender in self.senders:
+            for name in sender.destinations or ():
+                if name not in names:
+                    raise ValueError(f"sender {sender.ae_title}: there is no destination {name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _socket_fits(self) -> Self:
+        if not self.broker_url and len(str(self.embedded_socket)) > LONGEST_SOCKET_PATH:
+            raise ValueError("data_dir: the path is too long for the broker's socket; choose a shorter one")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes before the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def config_file() -> Path | None:
+    """The configuration file in force, or None when there is none."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise SettingsError(f"{CONFIG_VARIABLE}: there is no file {named}")
+        return Path(named)
+    return Path("hilum.toml") if Path("hilum.toml").is_file() else None
+
+
+@cache
+def settings() -> Settings:
+    """The settings in force; `settings.cache_clear()` has them read anew.
+
+    Raises
+    ------
+    SettingsError
+        In words for the operator: the setting, what it was, what it may be.
+    """
+    for name in os.environ:
+        if name.startswith("HILUM_") and name != CONFIG_VARIABLE and not _is_setting(name):
+            raise SettingsError(f"{name}: there is no such setting; `hilum init` lists them all")
+    try:
+        return Settings()
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config_file()}: not TOML: {error}") from error
+    except ValidationError as error:
+        raise SettingsError("\n".join(_in_words(error))) from error
+
+
+def _is_setting(variable: str) -> bool:
+    return variable.removeprefix("HILUM_").lower() in Settings.model_fields
+
+
+def _in_words(error: ValidationError) -> list[str]:
+    return [
+        f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
+        for fault in error.errors(include_url=False, include_context=False, include_input=False)
+    ]

@@ -1,0 +1,100 @@
+"""The file store: what is kept of a study on disk, written so that a crash leaves whole files only.
+
+Every file is written aside on the same file system, fsynced, renamed, and its folder fsynced, before
+a row that names it is committed. Names come from a hash of the UID, never from the UID itself.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+from hilum.errors import StoreFull
+
+INSTANCES = "instances"
+VARIANTS = "variants"
+PREPARED = "prepared"
+REPORTS = "reports"
+_ASIDE = "aside"
+_MB = 1_000_000
+
+
+class Store:
+    """The folder of all files; paths in the database are relative to its root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def aside(self) -> Path:
+        """Where files are written before they are whole; on the store's file system, so that rename works."""
+        folder = self.root / _ASIDE
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def path(self, relative: str) -> Path:
+        """The file or folder of a path that the database holds."""
+        return self.root / relative
+
+    def place(self, aside: Path, kind: str, *names: str, suffix: str = ".dcm") -> str:
+        """Move a whole file to its place and return its relative path; an older one is replaced.
+
+        When this returns, file and name are on disk. Raises OSError when they cannot be.
+        """
+        relative = _relative(kind, *names) + suffix
+        target = self.root / relative
+        _make_durably(target.parent, self.root)
+        _fsync(aside)
+        aside.replace(target)
+        _fsync(target.parent)
+        return relative
+
+    def write(self, content: bytes, kind: str, *names: str, suffix: str = ".dcm") -> str:
+        """Keep these bytes under these names and return the relative path."""
+        aside = self.aside / f"{os.getpid()}-{time.monotonic_ns()}"
+        aside.write_bytes(content)
+        return self.place(aside, kind, *names, suffix=suffix)
+
+    def folder(self, kind: str, *names: str) -> str:
+        """Make a folder for these names and return its relative path."""
+        relative = _relative(kind, *names)
+        _make_durably(self.root / relative, self.root)
+        return relative
+
+    def require_free(self, keep_free_mb: int) -> None:
+        """Raise StoreFull when less than this is free on the store's file system."""
+        free_mb = shutil.disk_usage(self.aside).free // _MB
+        if free_mb < keep_free_mb:
+            raise StoreFull(f"{self.root} has {free_mb} MB free and keeps {keep_free_mb} MB: make room")
+
+    def sweep_aside(self, older_than_s: float = 3600) -> int:
+        """Remove what crashes left aside and return how many files that were."""
+        before = time.time() - older_than_s
+        left = [path for path in self.aside.iterdir() if path.is_file() and path.stat().st_mtime < before]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+
+def _relative(kind: str, *names: str) -> str:
+    digest = hashlib.sha256("/".join(names).encode()).hexdigest()
+    return f"{kind}/{digest[:2]}/{digest[2:4]}/{digest[4:40]}"
+
+
+def _make_durably(folder: Path, root: Path) -> None:
+    """Make a folder and those above it, up to the root, so that their names outlast a crash."""
+    if folder.is_dir():
+        return
+    if folder != root:
+        _make_durably(folder.parent, root)
+    folder.mkdir(mode=0o700, parents=folder == root, exist_ok=True)
+    _fsync(folder.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
