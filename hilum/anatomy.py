@@ -1,0 +1,468 @@
+"""A chest computed from parameters: how thick air, soft tissue and bone stand in the way of each ray.
+
+Lengths are centimetres in the patient's frame, seen as a reader sees the image: x grows to the
+viewer's right (the patient's left), y downwards, z towards the patient's front; the origin lies in
+the middle of the chest. The image is 43 cm high, whatever its number of pixels.
+
+Beer-Lambert: what reaches the detector is exp(-sum of attenuation x thickness), plus scatter.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, cos, pi, radians, sin
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+Field = NDArray[np.float32]
+"""One value per pixel of the grid, (rows, columns)."""
+Points = NDArray[np.float64]
+"""(n, 3): x, y, z."""
+
+LABELS: tuple[str, ...] = ("Normal", "Pneumonia", "COVID-19", "Other")
+HEIGHT_CM = 43.0
+FINEST_ROWS = 1000
+"""Anatomy is computed on at most this many rows and then enlarged: a detector is softer than its pixels."""
+PER_CM_WATER, PER_CM_BONE = 0.19, 0.42
+SIDES = (-1, 1)
+"""The patient's right lung, on the viewer's left, then the left one."""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One chest and how it stood before the detector. Nothing here depends on the label."""
+
+    sex: str
+    age: int
+    apex: float
+    domes: tuple[float, float]
+    half_width: float
+    depth: float
+    fat: float
+    heart: float
+    heart_tilt: float
+    heart_shift: float
+    neck: float
+    shoulder: float
+    scapula: float
+    breast: float
+    breast_y: float
+    rib_gap: float
+    rib_drop: float
+    rib_mass: float
+    arm_spread: float
+    scoliosis: float
+    turn: float
+    angle: float
+    zoom: float
+    shift: tuple[float, float]
+
+
+def patient(rng: Generator) -> Patient:
+    sex = "F" if rng.random() < 0.5 else "M"
+    female = sex == "F"
+    build = rng.normal()
+    dome = rng.normal(8.0, 1.6)
+    return Patient(
+        sex=sex,
+        age=int(rng.integers(18, 90)),
+        apex=rng.normal(-15.5, 0.7),
+        domes=(dome - rng.uniform(0.2, 1.4), dome + rng.uniform(0.0, 0.8)),
+        half_width=np.clip(rng.normal(12.6 if female else 13.6, 0.6), 11.2, 15.2),
+        depth=np.clip(21 + 2.0 * build + rng.normal(0, 0.8), 16.5, 27),
+        fat=np.clip(2.6 + 0.9 * build, 1.3, 5.0),
+        heart=rng.normal(1.0, 0.07),
+        heart_tilt=rng.uniform(22, 48),
+        heart_shift=rng.normal(0, 0.4),
+        neck=rng.uniform(5.2, 7.0),
+        shoulder=rng.uniform(-1.2, 1.6),
+        scapula=rng.uniform(-1.0, 3.5),
+        breast=rng.uniform(1.5, 5.0) if female else rng.uniform(0, 0.8),
+        breast_y=rng.uniform(2.5, 7.5),
+        rib_gap=rng.normal(2.25, 0.1),
+        rib_drop=rng.uniform(10.0, 14.5),
+        rib_mass=rng.uniform(0.65, 1.15),
+        arm_spread=rng.uniform(0, 6),
+        scoliosis=rng.normal(0, 0.35),
+        turn=radians(rng.normal(0, 3.0)),
+        angle=radians(rng.normal(0, 1.8)),
+        zoom=np.clip(rng.normal(1.0, 0.06), 0.86, 1.16),
+        shift=(rng.normal(0, 0.7), rng.normal(0, 1.0)),
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The detector's pixels in the patient's frame."""
+
+    rows: int
+    columns: int
+    who: Patient
+
+    @property
+    def per_cm(self) -> float:
+        return self.rows / HEIGHT_CM * self.who.zoom
+
+    @cached_property
+    def xy(self) -> tuple[Field, Field]:
+        """The patient's x and y under each pixel."""
+        columns = np.arange(self.columns, dtype=np.float32) + 0.5 - self.columns / 2
+        rows = np.arange(self.rows, dtype=np.float32) + 0.5 - self.rows / 2
+        across, down = columns[None, :] / self.per_cm, rows[:, None] / self.per_cm
+        c, s = np.float32(cos(self.who.angle)), np.float32(sin(self.who.angle))
+        dx, dy = (np.float32(shift) for shift in self.who.shift)
+        return across * c + down * s - dx, down * c - across * s - dy
+
+    def pixel(self, points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Column and row at which points fall; what lies in front moves with the patient's turn."""
+        c, s = cos(self.who.angle), sin(self.who.angle)
+        x = points[:, 0] + points[:, 2] * sin(self.who.turn) + self.who.shift[0]
+        y = points[:, 1] + self.who.shift[1]
+        across, down = x * c - y * s, x * s + y * c
+        return across * self.per_cm + self.columns / 2 - 0.5, down * self.per_cm + self.rows / 2 - 0.5
+
+    def splat(self, points: Points, volume: NDArray[np.float64]) -> Field:
+        """Thickness in cm, padded to `spectrum_shape`, of small volumes (cm3) projected onto the pixels."""
+        column, row = self.pixel(points)
+        inside = (column >= 0) & (column < self.columns - 1) & (row >= 0) & (row < self.rows - 1)
+        column, row, volume = column[inside], row[inside], volume[inside] * self.per_cm**2
+        left, top = column.astype(np.int64), row.astype(np.int64)
+        right, low = column - left, row - top
+        height, width = self.spectrum_shape
+        at = top * width + left
+        index = np.concatenate((at, at + 1, at + width, at + width + 1))
+        share = np.concatenate(
+            ((1 - right) * (1 - low), right * (1 - low), (1 - right) * low, right * low)
+        ) * np.tile(volume, 4)
+        return np.bincount(index, share, height * width).reshape(height, width).astype(np.float32)
+
+    @property
+    def spectrum_shape(self) -> tuple[int, int]:
+        """The grid with room at its edges, so that blurring does not wrap around; sizes an FFT likes."""
+        return 32 * ceil((self.rows + 8) / 32), 32 * ceil((self.columns + 8) / 32)
+
+    def blur(self, layers: list[tuple[Field, float]]) -> Field:
+        """Sum of splatted layers, each blurred by its own sigma in cm (half a pixel at least)."""
+        height, width = self.spectrum_shape
+        v, u = np.fft.fftfreq(height)[:, None] ** 2, np.fft.rfftfreq(width)[None, :] ** 2
+        total = np.zeros((height, width // 2 + 1), np.complex64)
+        for layer, sigma in layers:
+            pixels = max(sigma * self.per_cm, 0.55)
+            falloff = np.exp(-2 * pi**2 * pixels**2 * (v + u)).astype(np.float32)
+            total += np.fft.rfft2(layer) * falloff
+        return np.fft.irfft2(total, (height, width)).astype(np.float32)[: self.rows, : self.columns]
+
+    def texture(self, rng: Generator, grain_cm: float) -> Field:
+        """Smooth noise, mean 0 and deviation near 1, the same at every resolution."""
+        count = ceil(60 / grain_cm) * 2
+        noise = rng.standard_normal((count, count), dtype=np.float32) * np.float32(4)
+        for axis in (0, 0, 1, 1):  # a grid of its own would show, were it not smoothed first
+            noise = 0.5 * noise + 0.25 * (np.roll(noise, 1, axis) + np.roll(noise, -1, axis))
+        half_x, half_y = (count * side / self.per_cm / 120 for side in (self.columns, self.rows))
+        box = (count / 2 - half_x, count / 2 - half_y, count / 2 + half_x, count / 2 + half_y)
+        size = (self.columns, self.rows)
+        return np.asarray(
+            Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC, box=box), dtype=np.float32
+        )
+
+
+def step(values: Field) -> Field:
+    """0 below 0, 1 above 1, smooth between."""
+    t = np.clip(values, 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def rounded(distance: Field) -> Field:
+    """A quarter circle's rise from 0 at 0 to 1 at 1: how a round body begins at its edge."""
+    t = np.clip(distance, 0, 1)
+    return np.sqrt(t * (2 - t))
+
+
+def ellipsoid(grid: Grid, x: float, y: float, rx: float, ry: float, tilt: float = 0.0) -> Field:
+    """Chord through an ellipsoid, 1 in its middle, 0 outside; tilt in degrees, clockwise."""
+    c, s = np.float32(cos(radians(tilt))), np.float32(sin(radians(tilt)))
+    dx, dy = grid.xy[0] - np.float32(x), grid.xy[1] - np.float32(y)
+    q = ((dx * c + dy * s) / np.float32(rx)) ** 2 + ((dy * c - dx * s) / np.float32(ry)) ** 2
+    return np.sqrt(np.maximum(1 - q, 0))
+
+
+def lung_edge(who: Patient, y: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Half width of the chest's inside at height y."""
+    rise = np.clip((2 - y) / (2 - who.apex), 0, 1)
+    return 4.9 + (who.half_width - 4.9) * np.sqrt(1 - rise**2.3) + 0.05 * np.clip(y, 0, 12)
+
+
+@dataclass(frozen=True)
+class Lung:
+    """One lung on the grid: where it is and how much air it holds."""
+
+    side: int
+    depth: Field
+    lateral: Field
+    """0 at the midline, 1 at the chest wall."""
+    dome: Field
+    """Height of the diaphragm above or below each pixel's own y; positive is below the dome."""
+
+
+def lung(grid: Grid, side: int) -> Lung:
+    who, (x, y) = grid.who, grid.xy
+    ax = x * side
+    edge = lung_edge(who, y).astype(np.float32)
+    rise = np.clip((2 - y) / np.float32(2 - who.apex), 0, 1)
+    medial = 4.9 - 3.4 * np.sqrt(np.maximum(1 - rise**4, 0))
+    across = np.clip((ax - medial) / np.maximum(edge - medial, 0.05), 0, 1)
+    wall = np.sqrt(1 - across**2) * rounded((ax - medial) / 3.5) * (ax < edge)
+    top = rounded((y - np.float32(who.apex)) / 9)
+    centre = np.float32(6.6 if side < 0 else 7.6)
+    crown = np.float32(who.domes[(side + 1) // 2])
+    out = (ax - centre) / 6
+    below = y - (crown + np.where(out > 0, 3.2 * out**2, 0.7 * out**2))
+    remains = 1 - np.sqrt(step(below / 5)) * 0.25 - 0.75 * step(below / 0.9) * (below > 0)
+    depth = np.float32(0.78 * who.depth) * wall * top * np.maximum(remains, 0) * (y > who.apex)
+    return Lung(side, depth, ax / edge, below)
+
+
+def soft_tissue(grid: Grid) -> Field:
+    """Thickness of the whole body in cm, as if it had no air and no bone."""
+    who, (x, y) = grid.who, grid.xy
+    ax = np.abs(x)
+    outline_x = np.array([who.neck - 0.6, who.neck, who.neck + 1.5, 10, 13.5, 17, 20, 22.5, 24])
+    outline_y = np.array([-40, -21, -18.8, -17.4, -16.6, -15.6, -13.6, -9, 0]) + who.shoulder
+    top = np.interp(ax, outline_x, outline_y).astype(np.float32)
+    torso = lung_edge(who, np.maximum(y, 0)).astype(np.float32) + np.float32(0.6 + who.fat)
+    axilla = step((np.float32(who.shoulder) - 1.5 - 0.5 * (ax - 14) - y) / 5)
+    width = np.minimum(torso + (26 - torso) * axilla, np.interp(y, outline_y, outline_x).astype(np.float32))
+    depth = np.interp(y, [-24, -17, -11, -4, 6, 22], [0.55, 0.56, 0.8, 0.97, 1.0, 1.06]).astype(np.float32)
+    across = np.clip(ax / width, 0, 1)
+    trunk = np.float32(who.depth) * depth * np.sqrt(1 - across**2.6) * rounded((y - top) / 6)
+    return np.maximum(trunk, arms(grid)) + breasts(grid)
+
+
+def arms(grid: Grid) -> Field:
+    who, (x, y) = grid.who, grid.xy
+    along = np.clip((y + 10) / 25, 0, 1)
+    axis = np.float32(18.5) + along * np.float32(2 + who.arm_spread)
+    radius = np.float32(4.4 + 0.5 * who.fat)
+    off = (np.abs(x) - axis) / radius
+    return 2 * radius * np.sqrt(np.maximum(1 - off**2, 0)) * step((y + 12) / 6)
+
+
+def breasts(grid: Grid) -> Field:
+    who = grid.who
+    total = np.zeros((grid.rows, grid.columns), np.float32)
+    for side in SIDES:
+        full = ellipsoid(grid, side * 8.8, who.breast_y, 6.6, 6.4, -12 * side)
+        total += np.float32(who.breast) * full * step((grid.xy[1] - who.breast_y + 7) / 9)
+    return total
+
+
+def mediastinum(grid: Grid) -> Field:
+    """Thickness in cm of heart and great vessels."""
+    who = grid.who
+    base, size, shift = min(who.domes), who.heart, who.heart_shift
+    parts = [
+        (ellipsoid(grid, 2.5 + shift, base - 3.0, 7.0 * size, 4.9 * size, who.heart_tilt), 13.0),
+        (ellipsoid(grid, -1.2 + shift, base - 4.6, 3.0 * size, 5.2 * size, 8), 11.0),
+        (ellipsoid(grid, 2.1 + shift, base - 8.4, 2.6 * size, 4.2 * size, -10), 9.0),
+        (ellipsoid(grid, 1.9, who.apex + 7.0, 2.0, 2.3), 9.0),
+        (ellipsoid(grid, -0.6, who.apex + 8.0, 2.6, 8.5), 9.0),
+        (ellipsoid(grid, 1.1, who.apex + 18, 1.7, 16), 4.5),
+        (ellipsoid(grid, 0.0, who.apex - 1.0, 2.6, 9.0), 9.0),
+    ]
+    total = parts[0][0] * np.float32(parts[0][1])
+    for chord, thickness in parts[1:]:
+        total = np.maximum(total, chord * np.float32(thickness))
+    return total
+
+
+def tube(
+    path: Points, up: Points, out: Points, count: int, cortex: float, marrow: float
+) -> tuple[Points, NDArray[np.float64]]:
+    """Points and volumes of a bone along a path: a shell of cortex, marrow within.
+
+    `up` and `out` are the half axes of its oval cross-section at each point of the path.
+    """
+    turn = np.linspace(0, 2 * pi, count, endpoint=False)[None, :, None]
+    points = path[:, None, :] + up[:, None, :] * np.cos(turn) + out[:, None, :] * np.sin(turn)
+    length = np.linalg.norm(np.gradient(path, axis=0), axis=1)
+    volume = length[:, None] * (cortex + marrow * np.sin(turn[..., 0]) ** 2) / count
+    return points.reshape(-1, 3), volume.ravel()
+
+
+def rib(grid: Grid, number: int, side: int) -> tuple[Points, NDArray[np.float64]]:
+    who = grid.who
+    start = who.apex - 0.8 + (number - 1) * who.rib_gap
+    angle = np.linspace(0.16, 2.5, ceil(34 * grid.per_cm / 1.3))
+    drop = who.rib_drop * (0.62 + 0.05 * number)
+    y = start + drop * ((1 - np.cos(angle * 0.95)) / 2) ** 1.25 - 1.1 * np.sin(angle) * (number > 1)
+    width = np.maximum(lung_edge(who, y), 5.2 + 1.4 * number) if number < 3 else lung_edge(who, y)
+    reach = width + 0.35
+    z = -0.46 * who.depth * np.cos(angle)
+    x = side * (reach * np.sin(angle))
+    path = np.stack((x, y, z), axis=1)
+    zero = np.zeros_like(angle)
+    half_height = 0.52 + 0.12 * np.sin(angle) + 0.12 * (angle > 1.6) * np.sin(angle - 1.6)
+    up = np.stack((zero, half_height, zero), axis=1)
+    out = 0.3 * np.stack((side * np.sin(angle), zero, -np.cos(angle)), axis=1)
+    points, volume = tube(path, up, out, ceil(2.2 * grid.per_cm), 0.3, 0.34)
+    fade = 1 - 0.75 * np.clip((angle - 1.7) / 0.8, 0, 1)
+    return points, volume * np.repeat(fade, len(volume) // len(fade)) * who.rib_mass
+
+
+def rod(
+    grid: Grid, corners: list[tuple[float, float]], radius: float, cortex: float, marrow: float
+) -> tuple[Points, NDArray[np.float64]]:
+    """A long bone through given corners, smoothed to a curve, in the plane of the detector."""
+    corner = np.array(corners, dtype=np.float64)
+    length = np.linalg.norm(np.diff(corner, axis=0), axis=1).sum()
+    t = np.linspace(0, 1, ceil(length * grid.per_cm * 1.3))
+    weights = np.array([_bernstein(len(corner) - 1, k, t) for k in range(len(corner))]).T
+    xy = weights @ corner
+    slope = np.gradient(xy, axis=0)
+    slope /= np.linalg.norm(slope, axis=1, keepdims=True)
+    zero = np.zeros_like(t)
+    path = np.stack((xy[:, 0], xy[:, 1], zero), axis=1)
+    up = radius * np.stack((-slope[:, 1], slope[:, 0], zero), axis=1)
+    return tube(path, up, np.zeros_like(up), ceil(4 * radius * grid.per_cm) + 6, cortex, marrow)
+
+
+def _bernstein(n: int, k: int, t: NDArray[np.float64]) -> NDArray[np.float64]:
+    choose = 1
+    for i in range(k):
+        choose = choose * (n - i) // (i + 1)
+    return choose * t**k * (1 - t) ** (n - k)
+
+
+def shoulder_girdle(grid: Grid, side: int) -> list[tuple[Points, NDArray[np.float64]]]:
+    who = grid.who
+    top, out = who.apex + 1.0 + who.shoulder * 0.5, who.scapula * 0.6
+    clavicle = [(1.5, top + 1.8), (6, top + 1.6), (9, top - 2.2), (13, top - 3.4), (16.5, top - 2.6)]
+    lateral = [(15.3 + out, top + 1.5), (14.2 + out, top + 6), (12.4 + out, top + 15)]
+    medial = [(11.6 + out * 0.9, top - 1.0), (10.0 + out, top + 6), (12.2 + out, top + 15)]
+    spine = [(10.8 + out, top + 2.4), (13 + out, top + 0.6), (16.8 + out * 0.6, top - 2.0)]
+    head = [(17.0 + out * 0.5, top - 1.6), (18.6 + out * 0.5, top + 0.4), (17.4 + out * 0.5, top + 3)]
+    shaft = [(17.8 + out * 0.5, top + 1), (18.6 + out * 0.5, top + 8), (20 + who.arm_spread, 14)]
+    shapes = [
+        (clavicle, 0.62, 0.75, 0.55),
+        (lateral, 0.34, 0.4, 0.3),
+        (medial, 0.2, 0.18, 0.1),
+        (spine, 0.4, 0.3, 0.3),
+        (head, 1.9, 1.2, 4.2),
+        (shaft, 1.15, 1.7, 1.2),
+    ]
+    return [
+        rod(grid, [(side * x, y) for x, y in corners], radius, cortex, marrow)
+        for corners, radius, cortex, marrow in shapes
+    ]
+
+
+def spine(grid: Grid) -> list[tuple[Points, NDArray[np.float64]]]:
+    who = grid.who
+    parts = []
+    for level in range(-5, 19):
+        y = who.apex + 1.7 + level * 2.25
+        size = 1.35 + 0.022 * (level + 5)
+        x = who.scoliosis * sin((y + 6) / 7)
+        parts += vertebra(grid, x, y, size)
+    return parts
+
+
+def vertebra(grid: Grid, x: float, y: float, half: float) -> list[tuple[Points, NDArray[np.float64]]]:
+    """Body with end plates, pedicles, transverse processes and the spinous process, at (x, y)."""
+    high = 0.93
+    body = rod(grid, [(x, y - high), (x, y + high)], half, 0.5, 2.2)
+    plates = [
+        rod(grid, [(x - half, y + e), (x, y + e * 0.9), (x + half, y + e)], 0.08, 0.07, 0)
+        for e in (-high, high)
+    ]
+    ring = [
+        rod(grid, [(x + s * half * 0.66, y - 0.75), (x + s * half * 0.66, y + 0.05)], 0.3, 0.2, 0.1)
+        for s in SIDES
+    ]
+    wings = [
+        rod(grid, [(x + s * half * 0.8, y - 0.3), (x + s * 2.9, y - 0.7)], 0.36, 0.14, 0.12) for s in SIDES
+    ]
+    process = rod(grid, [(x, y - 0.1), (x, y + 1.0)], 0.3, 0.22, 0.15)
+    return [body, *plates, *ring, *wings, process]
+
+
+def bones(grid: Grid) -> Field:
+    """Thickness in cm of bone."""
+    parts = spine(grid)
+    for side in SIDES:
+        parts += [rib(grid, number, side) for number in range(1, 12)]
+        parts += shoulder_girdle(grid, side)
+    points = np.concatenate([points for points, _ in parts])
+    volume = np.concatenate([volume for _, volume in parts])
+    return grid.blur([(grid.splat(points, volume), 0.06)])
+
+
+VESSEL_RADII = (0.34, 0.22, 0.14, 0.085)
+
+
+def vessels(grid: Grid, rng: Generator) -> Field:
+    """Thickness in cm of the branching vessels of both lungs."""
+    found: list[tuple[Points, NDArray[np.float64], float]] = []
+    for side in SIDES:
+        found += _branches(grid, rng, side)
+    layers = []
+    for low, radius in zip((*VESSEL_RADII[1:], 0.0), VESSEL_RADII, strict=True):
+        chosen = [
+            f
+            for f in found
+            if low < f[2] / 1.2 <= radius or (radius == VESSEL_RADII[0] and f[2] / 1.2 > radius)
+        ]
+        if chosen:
+            points = np.concatenate([f[0] for f in chosen])
+            layers.append((grid.splat(points, np.concatenate([f[1] for f in chosen])), radius * 0.55))
+    return grid.blur(layers)
+
+
+def _branches(grid: Grid, rng: Generator, side: int) -> list[tuple[Points, NDArray[np.float64], float]]:
+    """One lung's tree, generation by generation: points, volumes and the radius of each generation."""
+    who = grid.who
+    count = 12
+    angle = np.linspace(-1.5, 1.45, count) + rng.normal(0, 0.12, count)
+    x = np.full(count, 3.2) + rng.normal(0, 0.3, count)
+    y = who.apex + (11.6 if side < 0 else 10.8) + np.linspace(-1.3, 2.6, count)
+    radius, length = 0.36, 2.9
+    found = []
+    for _ in range(6):
+        reach = length * rng.uniform(0.7, 1.35, len(x))
+        bend = rng.normal(0, 0.25, len(x))
+        t = np.linspace(0, 1, ceil(length * 1.35 * grid.per_cm * 0.9) + 2)[None, :]
+        heading = angle[:, None] + bend[:, None] * t
+        px = x[:, None] + reach[:, None] * t * np.cos(heading)
+        py = y[:, None] + reach[:, None] * t * np.sin(heading)
+        volume = pi * radius**2 * reach[:, None] / t.size * np.ones_like(px)
+        points = np.stack((side * px.ravel(), py.ravel(), np.zeros(px.size)), axis=1)
+        found.append((points, volume.ravel(), radius))
+        x, y, angle = px[:, -1], py[:, -1], heading[:, -1]
+        spread = rng.uniform(0.2, 0.6, len(x))
+        x, y = np.repeat(x, 2), np.repeat(y, 2)
+        angle = np.stack((angle - spread, angle + rng.uniform(0.2, 0.6, len(spread))), axis=1).ravel()
+        radius, length = radius * 0.72, length * 0.84
+    return found
+
+
+def airway(grid: Grid) -> Field:
+    """Thickness in cm of air in trachea and main bronchi."""
+    top = grid.who.apex
+    carina = top + 8.6
+    ways = [
+        rod(grid, [(0.15, top - 9), (0.0, top), (-0.1, carina)], 0.85, 0.25, 2.0),
+        rod(grid, [(-0.2, carina - 0.3), (-1.4, carina + 1.6), (-3.0, carina + 3.2)], 0.6, 0.15, 1.0),
+        rod(grid, [(0.2, carina - 0.3), (1.8, carina + 1.4), (4.0, carina + 2.4)], 0.55, 0.15, 0.9),
+    ]
+    points = np.concatenate([w[0] for w in ways])
+    return grid.blur([(grid.splat(points, np.concatenate([w[1] for w in ways])), 0.12)])
+
+
+def stomach(grid: Grid, rng: Generator) -> Field:
+    """Thickness in cm of the gas under the left dome and in the bowel."""
+    dome = grid.who.domes[1]
+    size = rng.uniform(0, 2.2)
+    gas = ellipsoid(grid, rng.uniform(4.5, 7.5), dome + 1.4 + size * 0.8, 1.2 + 1.6 * size, 0.4 + 0.7 * size)
+    return gas * np.float32(rng.uniform(1.5, 5.0))
