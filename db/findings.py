@@ -1,0 +1,81 @@
+"""What networks say of images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.tables import Finding, Instance, NetworkVersion, Role
+from db.upsert import insert
+
+
+@dataclass(frozen=True)
+class Read:
+    """One image as a network read it."""
+
+    uid: str
+    pixel_hash: str
+    label: str
+    probabilities: Mapping[str, float]
+    ood: float
+    heat: Sequence[Sequence[float]]
+    """(7, 7), in [0, 1]."""
+
+
+def note_network(session: Session, *, digest: str, version: str, manifest: Mapping[str, Any]) -> None:
+    """Write down that a worker has loaded this network."""
+    statement = insert(session, NetworkVersion).values(
+        digest=digest, version=version, manifest=dict(manifest)
+    )
+    session.execute(statement.on_conflict_do_nothing())
+
+
+def save(session: Session, reads: Sequence[Read], *, network_digest: str, preprocessing: str) -> None:
+    """Keep findings; one that is there already, from the same network and pixels, stands."""
+    for read in reads:
+        statement = insert(session, Finding).values(
+            uid=read.uid,
+            pixel_hash=read.pixel_hash,
+            network_digest=network_digest,
+            preprocessing=preprocessing,
+            label=read.label,
+            probabilities=dict(read.probabilities),
+            ood=read.ood,
+            heat={"rows": [list(row) for row in read.heat]},
+        )
+        session.execute(statement.on_conflict_do_nothing())
+
+
+def unread(session: Session, study_uid: str, *, network_digest: str, preprocessing: str) -> list[Instance]:
+    """The study's prepared images that this network has not read yet."""
+    read = select(Finding.uid).where(
+        Finding.network_digest == network_digest,
+        Finding.preprocessing == preprocessing,
+        Finding.uid == Instance.uid,
+        Finding.pixel_hash == Instance.pixel_hash,
+    )
+    query = select(Instance).where(
+        Instance.study_uid == study_uid,
+        Instance.role == Role.IMAGE,
+        Instance.prepared_path != "",
+        ~read.exists(),
+    )
+    return list(session.scalars(query.order_by(Instance.uid)))
+
+
+def of_study(session: Session, study_uid: str) -> dict[str, Finding]:
+    """SOP Instance UID -> the newest finding of it."""
+    query = (
+        select(Finding)
+        .join(Instance, Instance.uid == Finding.uid)
+        .where(Instance.study_uid == study_uid, Instance.pixel_hash == Finding.pixel_hash)
+        .order_by(Finding.id)
+    )
+    return {finding.uid: finding for finding in session.scalars(query)}
+
+
+def network(session: Session, digest: str) -> NetworkVersion:
+    """The network of this digest, which a finding names."""
+    return session.get_one(NetworkVersion, digest)

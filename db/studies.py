@@ -1,0 +1,216 @@
+"""What was received and what became of it: studies, series, instances."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.clock import now
+from db.tables import Instance, ReportObject, Role, Series, Study, StudyState, Variant
+from db.upsert import insert
+from hilum.queue import PREPARE
+
+
+@dataclass(frozen=True)
+class Received:
+    """An object that lies whole in the store, as its header and its sender describe it."""
+
+    uid: str
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    sender_ae: str
+    path: str
+    size_bytes: int
+    pixel_digest: str
+    ours: bool = False
+    """Whether the header says that Hilum made it."""
+    urgent: bool = False
+    phantom: bool = False
+    view: str = ""
+    modality: str = ""
+    series_description: str = ""
+    patient_id: str = ""
+    patient_name: str = ""
+    patient_birth_date: str = ""
+    patient_sex: str = ""
+    accession_number: str = ""
+    study_date: str = ""
+    study_description: str = ""
+
+
+class Recorded(StrEnum):
+    """What a received object turned out to be."""
+
+    NEW = "new"
+    OURS = "ours"
+    DUPLICATE = "duplicate"
+    """Known with these pixels: the first file stands, this one is not needed."""
+    VARIANT = "variant"
+    """Known with other pixels: the first stands, this one is kept aside and flagged."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The outcome of recording an object."""
+
+    kind: Recorded
+    path: str
+    """The file that stands for the object; a duplicate's own file may be removed when it is another."""
+    ring: bool
+    """Whether a bell for the study's preparation is needed."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What preparing an image gave."""
+
+    uid: str
+    view: str = ""
+    prepared_path: str = ""
+    pixel_hash: str = ""
+    not_assessed_because: str | None = None
+    broken: bool = False
+
+
+def record(session: Session, received: Received, *, settle_s: float) -> Record:
+    """Write down an object and the work it makes necessary.
+
+    Insertions that meet a row of another sender do nothing, so that senders of one study never
+    refuse each other.
+    """
+    _upsert_study(session, received)
+    _insert(
+        session,
+        Series,
+        series_uid=received.series_uid,
+        study_uid=received.study_uid,
+        modality=received.modality,
+        series_description=received.series_description,
+    )
+    ours = received.ours or session.get(ReportObject, received.uid) is not None
+    is_new = _insert(
+        session,
+        Instance,
+        uid=received.uid,
+        study_uid=received.study_uid,
+        series_uid=received.series_uid,
+        sop_class_uid=received.sop_class_uid,
+        transfer_syntax_uid=received.transfer_syntax_uid,
+        role=Role.OURS if ours else Role.IMAGE,
+        sender_ae=received.sender_ae,
+        path=received.path,
+        size_bytes=received.size_bytes,
+        pixel_digest=received.pixel_digest,
+        view=received.view,
+    )
+    if not is_new:
+        return _record_known(session, received)
+    if ours:
+        return Record(Recorded.OURS, received.path, ring=False)
+    session.execute(
+        update(Study)
+        .where(Study.study_uid == received.study_uid)
+        .values(state=StudyState.RECEIVED, last_received_at=now())
+    )
+    study = session.get_one(Study, received.study_uid)
+    ring = jobs.want(
+        session,
+        PREPARE,
+        received.study_uid,
+        study_uid=received.study_uid,
+        due_in_s=settle_s,
+        urgent=study.urgent,
+    )
+    return Record(Recorded.NEW, received.path, ring)
+
+
+def images(session: Session, study_uid: str) -> list[Instance]:
+    """The study's instances that were sent to be read, in the order of their UIDs."""
+    query = select(Instance).where(Instance.study_uid == study_uid, Instance.role == Role.IMAGE)
+    return list(session.scalars(query.order_by(Instance.uid)))
+
+
+def save_preparations(session: Session, done: Sequence[Preparation]) -> None:
+    """Write down what preparing these images gave."""
+    for each in done:
+        instance = session.get_one(Instance, each.uid)
+        instance.prepared = True
+        instance.view = each.view
+        instance.prepared_path = each.prepared_path
+        instance.pixel_hash = each.pixel_hash
+        instance.not_assessed_because = each.not_assessed_because
+        instance.broken = each.broken
+
+
+def reach(session: Session, study_uid: str, state: StudyState) -> None:
+    """Write down how far the study has come."""
+    session.execute(update(Study).where(Study.study_uid == study_uid).values(state=state))
+
+
+def counts(session: Session) -> dict[StudyState, int]:
+    """How many studies there are in each state."""
+    rows = session.execute(select(Study.state, func.count()).group_by(Study.state))
+    return {row[0]: row[1] for row in rows}
+
+
+def latest(session: Session, *, most: int = 50, state: StudyState | None = None) -> list[Study]:
+    """The studies that were received last, the newest first."""
+    query = select(Study).order_by(Study.last_received_at.desc()).limit(most)
+    return list(session.scalars(query if state is None else query.where(Study.state == state)))
+
+
+def find(session: Session, text: str) -> list[Study]:
+    """Studies with this Study Instance UID, Accession Number or Patient ID, exactly."""
+    matches = or_(Study.study_uid == text, Study.accession_number == text, Study.patient_id == text)
+    return list(session.scalars(select(Study).where(matches).order_by(Study.last_received_at.desc())))
+
+
+def flagged(session: Session) -> int:
+    """How many objects came under a known UID with other pixels."""
+    return session.scalar(select(func.count()).select_from(Variant)) or 0
+
+
+def _upsert_study(session: Session, received: Received) -> None:
+    statement = insert(session, Study).values(
+        study_uid=received.study_uid,
+        sender_ae=received.sender_ae,
+        urgent=received.urgent,
+        phantom=received.phantom,
+        patient_id=received.patient_id,
+        patient_name=received.patient_name,
+        patient_birth_date=received.patient_birth_date,
+        patient_sex=received.patient_sex,
+        accession_number=received.accession_number,
+        study_date=received.study_date,
+        study_description=received.study_description,
+    )
+    if received.urgent:
+        statement = statement.on_conflict_do_update(index_elements=["study_uid"], set_={"urgent": True})
+    else:
+        statement = statement.on_conflict_do_nothing()
+    session.execute(statement)
+
+
+def _insert(session: Session, table: type[Series] | type[Instance] | type[Variant], **values: object) -> bool:
+    result = session.execute(insert(session, table).values(**values).on_conflict_do_nothing())
+    return bool(result.rowcount)  # type: ignore[attr-defined]
+
+
+def _record_known(session: Session, received: Received) -> Record:
+    known = session.get_one(Instance, received.uid)
+    if known.pixel_digest == received.pixel_digest:
+        return Record(Recorded.DUPLICATE, known.path, ring=False)
+    _insert(
+        session,
+        Variant,
+        uid=received.uid,
+        pixel_digest=received.pixel_digest,
+        path=received.path,
+        sender_ae=received.sender_ae,
+    )
+    return Record(Recorded.VARIANT, received.path, ring=False)

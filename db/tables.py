@@ -1,0 +1,356 @@
+"""The tables. A study, its series and instances are keyed by their own UIDs."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, Boolean, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import Enum
+
+from db.clock import Moment, now
+
+Uid = String(64)
+AeTitle = String(16)
+
+
+class StudyState(StrEnum):
+    """How far a study has come."""
+
+    RECEIVED = "received"
+    PREPARED = "prepared"
+    READ = "read"
+    REPORTED = "reported"
+    DELIVERED = "delivered"
+    NOT_READ = "not read"
+    """It holds no CR or DX image: recorded, and no report is made."""
+
+
+class Role(StrEnum):
+    """What an instance is to us."""
+
+    IMAGE = "image"
+    OURS = "ours"
+    """A report or heat map of ours that a PACS sent back to us."""
+
+
+class JobState(StrEnum):
+    """What becomes of a piece of work."""
+
+    WAITING = "waiting"
+    """Due now or later; at work while it has a lease."""
+    DONE = "done"
+    FAILED = "failed"
+    """It raised too often; a person may replay or cancel it."""
+    QUARANTINED = "quarantined"
+    """Its worker died too often; a person may replay or cancel it."""
+    CANCELLED = "cancelled"
+
+
+class DeliveryState(StrEnum):
+    """What is known of a report at a destination."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    """Every object was answered with Success; the destination's rule asks for more before it is final."""
+    FINAL = "final"
+    REFUSED = "refused"
+    """The destination refused it for good; a person must look."""
+
+
+class ObjectKind(StrEnum):
+    """What an object of a report is."""
+
+    SR = "sr"
+    SC = "sc"
+
+
+def _enum(of: type[StrEnum]) -> Enum:
+    """Kept as its value in a text column, so that a new member needs no migration."""
+    return Enum(
+        of,
+        native_enum=False,
+        length=16,
+        create_constraint=False,
+        values_callable=lambda e: [m.value for m in e],
+    )
+
+
+class Base(DeclarativeBase):
+    """All tables, with constraint names that migrations can rely on."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own name for it
+        datetime: Moment,
+        dict[str, Any]: JSON,
+        StudyState: _enum(StudyState),
+        Role: _enum(Role),
+        JobState: _enum(JobState),
+        DeliveryState: _enum(DeliveryState),
+        ObjectKind: _enum(ObjectKind),
+    }
+
+
+class Study(Base):
+    """One study as its sender described it."""
+
+    __tablename__ = "studies"
+
+    study_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    state: Mapped[StudyState] = mapped_column(default=StudyState.RECEIVED, index=True)
+    sender_ae: Mapped[str] = mapped_column(AeTitle)
+    urgent: Mapped[bool] = mapped_column(default=False)
+    phantom: Mapped[bool] = mapped_column(default=False)
+    patient_id: Mapped[str] = mapped_column(String(64), default="", index=True)
+    patient_name: Mapped[str] = mapped_column(Text, default="")
+    patient_birth_date: Mapped[str] = mapped_column(String(16), default="")
+    patient_sex: Mapped[str] = mapped_column(String(16), default="")
+    accession_number: Mapped[str] = mapped_column(String(64), default="", index=True)
+    study_date: Mapped[str] = mapped_column(String(16), default="")
+    study_description: Mapped[str] = mapped_column(Text, default="")
+    first_received_at: Mapped[datetime] = mapped_column(server_default=now())
+    last_received_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
+
+    instances: Mapped[list["Instance"]] = relationship(order_by="Instance.uid")
+
+
+class Series(Base):
+    """One series of a study."""
+
+    __tablename__ = "series"
+
+    series_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_uid"), index=True)
+    modality: Mapped[str] = mapped_column(String(16), default="")
+    series_description: Mapped[str] = mapped_column(Text, default="")
+
+
+class Instance(Base):
+    """One object we keep, and what became of it."""
+
+    __tablename__ = "instances"
+
+    uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_uid"), index=True)
+    series_uid: Mapped[str] = mapped_column(ForeignKey("series.series_uid"))
+    sop_class_uid: Mapped[str] = mapped_column(Uid)
+    transfer_syntax_uid: Mapped[str] = mapped_column(Uid)
+    role: Mapped[Role] = mapped_column(default=Role.IMAGE)
+    sender_ae: Mapped[str] = mapped_column(AeTitle)
+    path: Mapped[str] = mapped_column(Text)
+    size_bytes: Mapped[int]
+    pixel_digest: Mapped[str] = mapped_column(String(64))
+    """sha256 of Pixel Data as it was received; empty when there is none."""
+    received_at: Mapped[datetime] = mapped_column(server_default=now())
+    view: Mapped[str] = mapped_column(String(16), default="")
+    prepared: Mapped[bool] = mapped_column(default=False)
+    prepared_path: Mapped[str] = mapped_column(Text, default="")
+    """Folder with display.png and input.npy; empty for what is not read."""
+    pixel_hash: Mapped[str] = mapped_column(String(64), default="")
+    """sha256 of the decoded pixels: the same image in another transfer syntax has the same."""
+    not_assessed_because: Mapped[str | None] = mapped_column(Text)
+    broken: Mapped[bool] = mapped_column(default=False)
+    """Whether its pixels could not be decoded; the reason stands in not_assessed_because."""
+
+
+class Variant(Base):
+    """An object that came under a known UID with other pixels: kept aside for a person to look at."""
+
+    __tablename__ = "variants"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(ForeignKey("instances.uid"), index=True)
+    pixel_digest: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(Text)
+    sender_ae: Mapped[str] = mapped_column(AeTitle)
+    received_at: Mapped[datetime] = mapped_column(server_default=now())
+
+    __table_args__ = (UniqueConstraint("uid", "pixel_digest"),)
+
+
+class Job(Base):
+    """One piece of work: the record that the messages of the broker only remind of."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(96))
+    study_uid: Mapped[str | None] = mapped_column(ForeignKey("studies.study_uid"), index=True)
+    state: Mapped[JobState] = mapped_column(default=JobState.WAITING)
+    urgent: Mapped[bool] = mapped_column(default=False)
+    generation: Mapped[int] = mapped_column(default=1)
+    """Grows when the work is wanted again, so that work begun before does not count as done."""
+    deaths: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime] = mapped_column(server_default=now())
+    rung_at: Mapped[datetime | None]
+    """When the bell on its way rings; empty when none is known to be."""
+    lease_until: Mapped[datetime | None]
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=now())
+    done_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("kind", "subject"),
+        # partial, so that the look for due work costs the same with a million studies done
+        Index(
+            "ix_jobs_waiting",
+            "kind",
+            "due_at",
+            sqlite_where=state == "waiting",
+            postgresql_where=state == "waiting",
+        ),
+        Index(
+            "ix_jobs_unfinished",
+            "state",
+            sqlite_where=state.not_in(["done"]),
+            postgresql_where=state.not_in(["done"]),
+        ),
+    )
+
+
+class NetworkVersion(Base):
+    """A network that has been loaded here, by its digest."""
+
+    __tablename__ = "network_versions"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[dict[str, Any]]
+    first_loaded_at: Mapped[datetime] = mapped_column(server_default=now())
+
+
+class Finding(Base):
+    """What one network says of one image."""
+
+    __tablename__ = "findings"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(ForeignKey("instances.uid"))
+    pixel_hash: Mapped[str] = mapped_column(String(64))
+    network_digest: Mapped[str] = mapped_column(ForeignKey("network_versions.digest"))
+    preprocessing: Mapped[str] = mapped_column(String(64))
+    label: Mapped[str] = mapped_column(String(32))
+    probabilities: Mapped[dict[str, Any]]
+    """Label -> calibrated probability in [0, 1]."""
+    ood: Mapped[float]
+    """Out-of-distribution score: the higher, the stranger the image is to the network."""
+    heat: Mapped[dict[str, Any]]
+    """{"rows": [[...]]}: the (7, 7) Grad-CAM of the label, in [0, 1]."""
+    created_at: Mapped[datetime] = mapped_column(server_default=now())
+
+    __table_args__ = (UniqueConstraint("uid", "pixel_hash", "network_digest", "preprocessing"),)
+
+
+class Report(Base):
+    """One revision of what we say of a study."""
+
+    __tablename__ = "reports"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_uid"))
+    revision: Mapped[int]
+    content_digest: Mapped[str] = mapped_column(String(64))
+    """sha256 of what it says: images, findings, network; what would say the same is not made again."""
+    created_at: Mapped[datetime] = mapped_column(server_default=now())
+
+    objects: Mapped[list["ReportObject"]] = relationship(order_by="ReportObject.uid")
+
+    __table_args__ = (UniqueConstraint("study_uid", "revision"),)
+
+
+class ReportObject(Base):
+    """One DICOM object of a report, kept as it was rendered and sent byte for byte."""
+
+    __tablename__ = "report_objects"
+
+    uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    report_id: Mapped[int] = mapped_column(ForeignKey("reports.id"), index=True)
+    kind: Mapped[ObjectKind]
+    series_uid: Mapped[str] = mapped_column(Uid)
+    sop_class_uid: Mapped[str] = mapped_column(Uid)
+    path: Mapped[str] = mapped_column(Text)
+
+
+class Delivery(Base):
+    """One report on its way to one destination."""
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    report_id: Mapped[int] = mapped_column(ForeignKey("reports.id"))
+    destination: Mapped[str] = mapped_column(String(64), index=True)
+    state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.WAITING)
+    sent_at: Mapped[datetime | None]
+    final_at: Mapped[datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)
+
+    report: Mapped[Report] = relationship()
+
+    __table_args__ = (UniqueConstraint("report_id", "destination"),)
+
+
+class Circuit(Base):
+    """Whether a destination is being left alone for a while, because it is away."""
+
+    __tablename__ = "circuits"
+
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)
+    failures: Mapped[int] = mapped_column(default=0)
+    open_until: Mapped[datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class Verdict(Base):
+    """What a person said of an image: a label with an author and a time."""
+
+    __tablename__ = "verdicts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(ForeignKey("instances.uid"), index=True)
+    label: Mapped[str] = mapped_column(String(32))
+    author: Mapped[str] = mapped_column(String(128))
+    source: Mapped[str] = mapped_column(String(32))
+    comment: Mapped[str] = mapped_column(Text, default="")
+    supersedes: Mapped[int | None] = mapped_column(ForeignKey("verdicts.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=now())
+
+
+class TrainingRun(Base):
+    """One training of a network, from its recipe to its artefact."""
+
+    __tablename__ = "training_runs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    slot: Mapped[str | None] = mapped_column(String(32), unique=True)
+    """The scheduled time it belongs to; two runs of one slot cannot be."""
+    recipe: Mapped[dict[str, Any]]
+    data_digest: Mapped[str] = mapped_column(String(64), default="")
+    artefact: Mapped[str] = mapped_column(Text, default="")
+    metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    succeeded: Mapped[bool] = mapped_column(Boolean, default=False)
+    error: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(server_default=now())
+    ended_at: Mapped[datetime | None]
+
+
+class Audit(Base):
+    """What people did: who, when, what, to which study."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=now())
+    actor: Mapped[str] = mapped_column(String(128))
+    action: Mapped[str] = mapped_column(String(64))
+    study_uid: Mapped[str | None] = mapped_column(Uid, index=True)
+    detail: Mapped[str] = mapped_column(Text, default="")
