@@ -10,16 +10,19 @@ Beer-Lambert: what reaches the detector is exp(-sum of attenuation x thickness),
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, cos, pi, radians, sin
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 """One value per pixel of the grid, (rows, columns)."""
 Points = NDArray[np.float64]
 """(n, 3): x, y, z."""
+Bone = tuple[Points, NDArray[np.float64]]
+"""Points, and the volume in cm3 that each stands for."""
 
 LABELS: tuple[str, ...] = ("Normal", "Pneumonia", "COVID-19", "Other")
 HEIGHT_CM = 43.0
@@ -51,13 +54,19 @@ class Patient:
     breast_y: float
     rib_gap: float
     rib_drop: float
-    rib_mass: float
+    bone: float
+    """Mineral of the bones, 1 in a young adult."""
+    spine_mass: float
     arm_spread: float
     scoliosis: float
     turn: float
     angle: float
     zoom: float
     shift: tuple[float, float]
+
+
+def _clip(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
 
 
 def patient(rng: Generator) -> Patient:
@@ -70,9 +79,9 @@ def patient(rng: Generator) -> Patient:
         age=int(rng.integers(18, 90)),
         apex=rng.normal(-15.5, 0.7),
         domes=(dome - rng.uniform(0.2, 1.4), dome + rng.uniform(0.0, 0.8)),
-        half_width=np.clip(rng.normal(12.6 if female else 13.6, 0.6), 11.2, 15.2),
-        depth=np.clip(21 + 2.0 * build + rng.normal(0, 0.8), 16.5, 27),
-        fat=np.clip(2.6 + 0.9 * build, 1.3, 5.0),
+        half_width=_clip(rng.normal(12.6 if female else 13.6, 0.6), 11.2, 15.2),
+        depth=_clip(21 + 2.0 * build + rng.normal(0, 0.8), 16.5, 27),
+        fat=_clip(2.6 + 0.9 * build, 1.3, 5.0),
         heart=rng.normal(1.0, 0.07),
         heart_tilt=rng.uniform(22, 48),
         heart_shift=rng.normal(0, 0.4),
@@ -83,12 +92,13 @@ def patient(rng: Generator) -> Patient:
         breast_y=rng.uniform(2.5, 7.5),
         rib_gap=rng.normal(2.25, 0.1),
         rib_drop=rng.uniform(10.0, 14.5),
-        rib_mass=rng.uniform(0.65, 1.15),
+        bone=rng.uniform(0.75, 1.25),
+        spine_mass=rng.uniform(0.5, 1.1),
         arm_spread=rng.uniform(0, 6),
         scoliosis=rng.normal(0, 0.35),
         turn=radians(rng.normal(0, 3.0)),
         angle=radians(rng.normal(0, 1.8)),
-        zoom=np.clip(rng.normal(1.0, 0.06), 0.86, 1.16),
+        zoom=_clip(rng.normal(1.0, 0.06), 0.86, 1.16),
         shift=(rng.normal(0, 0.7), rng.normal(0, 1.0)),
     )
 
@@ -111,8 +121,8 @@ class Grid:
         columns = np.arange(self.columns, dtype=np.float32) + 0.5 - self.columns / 2
         rows = np.arange(self.rows, dtype=np.float32) + 0.5 - self.rows / 2
         across, down = columns[None, :] / self.per_cm, rows[:, None] / self.per_cm
-        c, s = np.float32(cos(self.who.angle)), np.float32(sin(self.who.angle))
-        dx, dy = (np.float32(shift) for shift in self.who.shift)
+        c, s = cos(self.who.angle), sin(self.who.angle)
+        dx, dy = self.who.shift
         return across * c + down * s - dx, down * c - across * s - dy
 
     def pixel(self, points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -157,7 +167,7 @@ class Grid:
     def texture(self, rng: Generator, grain_cm: float) -> Field:
         """Smooth noise, mean 0 and deviation near 1, the same at every resolution."""
         count = ceil(60 / grain_cm) * 2
-        noise = rng.standard_normal((count, count), dtype=np.float32) * np.float32(4)
+        noise = rng.standard_normal((count, count), dtype=np.float32) * 4
         for axis in (0, 0, 1, 1):  # a grid of its own would show, were it not smoothed first
             noise = 0.5 * noise + 0.25 * (np.roll(noise, 1, axis) + np.roll(noise, -1, axis))
         half_x, half_y = (count * side / self.per_cm / 120 for side in (self.columns, self.rows))
@@ -182,9 +192,9 @@ def rounded(distance: Field) -> Field:
 
 def ellipsoid(grid: Grid, x: float, y: float, rx: float, ry: float, tilt: float = 0.0) -> Field:
     """Chord through an ellipsoid, 1 in its middle, 0 outside; tilt in degrees, clockwise."""
-    c, s = np.float32(cos(radians(tilt))), np.float32(sin(radians(tilt)))
-    dx, dy = grid.xy[0] - np.float32(x), grid.xy[1] - np.float32(y)
-    q = ((dx * c + dy * s) / np.float32(rx)) ** 2 + ((dy * c - dx * s) / np.float32(ry)) ** 2
+    c, s = cos(radians(tilt)), sin(radians(tilt))
+    dx, dy = grid.xy[0] - x, grid.xy[1] - y
+    q = ((dx * c + dy * s) / rx) ** 2 + ((dy * c - dx * s) / ry) ** 2
     return np.sqrt(np.maximum(1 - q, 0))
 
 
@@ -210,17 +220,17 @@ def lung(grid: Grid, side: int) -> Lung:
     who, (x, y) = grid.who, grid.xy
     ax = x * side
     edge = lung_edge(who, y).astype(np.float32)
-    rise = np.clip((2 - y) / np.float32(2 - who.apex), 0, 1)
+    rise = np.clip((2 - y) / (2 - who.apex), 0, 1)
     medial = 4.9 - 3.4 * np.sqrt(np.maximum(1 - rise**4, 0))
     across = np.clip((ax - medial) / np.maximum(edge - medial, 0.05), 0, 1)
     wall = np.sqrt(1 - across**2) * rounded((ax - medial) / 3.5) * (ax < edge)
-    top = rounded((y - np.float32(who.apex)) / 9)
-    centre = np.float32(6.6 if side < 0 else 7.6)
-    crown = np.float32(who.domes[(side + 1) // 2])
+    top = rounded((y - who.apex) / 9)
+    centre = 6.6 if side < 0 else 7.6
+    crown = who.domes[(side + 1) // 2]
     out = (ax - centre) / 6
     below = y - (crown + np.where(out > 0, 3.2 * out**2, 0.7 * out**2))
     remains = 1 - np.sqrt(step(below / 5)) * 0.25 - 0.75 * step(below / 0.9) * (below > 0)
-    depth = np.float32(0.78 * who.depth) * wall * top * np.maximum(remains, 0) * (y > who.apex)
+    depth = (0.78 * who.depth) * wall * top * np.maximum(remains, 0) * (y > who.apex)
     return Lung(side, depth, ax / edge, below)
 
 
@@ -231,20 +241,20 @@ def soft_tissue(grid: Grid) -> Field:
     outline_x = np.array([who.neck - 0.6, who.neck, who.neck + 1.5, 10, 13.5, 17, 20, 22.5, 24])
     outline_y = np.array([-40, -21, -18.8, -17.4, -16.6, -15.6, -13.6, -9, 0]) + who.shoulder
     top = np.interp(ax, outline_x, outline_y).astype(np.float32)
-    torso = lung_edge(who, np.maximum(y, 0)).astype(np.float32) + np.float32(0.6 + who.fat)
-    axilla = step((np.float32(who.shoulder) - 1.5 - 0.5 * (ax - 14) - y) / 5)
+    torso = lung_edge(who, np.maximum(y, 0)).astype(np.float32) + (0.6 + who.fat)
+    axilla = step((who.shoulder - 1.5 - 0.5 * (ax - 14) - y) / 5)
     width = np.minimum(torso + (26 - torso) * axilla, np.interp(y, outline_y, outline_x).astype(np.float32))
     depth = np.interp(y, [-24, -17, -11, -4, 6, 22], [0.55, 0.56, 0.8, 0.97, 1.0, 1.06]).astype(np.float32)
     across = np.clip(ax / width, 0, 1)
-    trunk = np.float32(who.depth) * depth * np.sqrt(1 - across**2.6) * rounded((y - top) / 6)
+    trunk = who.depth * depth * np.sqrt(1 - across**2.6) * rounded((y - top) / 6)
     return np.maximum(trunk, arms(grid)) + breasts(grid)
 
 
 def arms(grid: Grid) -> Field:
     who, (x, y) = grid.who, grid.xy
     along = np.clip((y + 10) / 25, 0, 1)
-    axis = np.float32(18.5) + along * np.float32(2 + who.arm_spread)
-    radius = np.float32(4.4 + 0.5 * who.fat)
+    axis = 18.5 + along * (2 + who.arm_spread)
+    radius = 4.4 + 0.5 * who.fat
     off = (np.abs(x) - axis) / radius
     return 2 * radius * np.sqrt(np.maximum(1 - off**2, 0)) * step((y + 12) / 6)
 
@@ -254,7 +264,7 @@ def breasts(grid: Grid) -> Field:
     total = np.zeros((grid.rows, grid.columns), np.float32)
     for side in SIDES:
         full = ellipsoid(grid, side * 8.8, who.breast_y, 6.6, 6.4, -12 * side)
-        total += np.float32(who.breast) * full * step((grid.xy[1] - who.breast_y + 7) / 9)
+        total += who.breast * full * step((grid.xy[1] - who.breast_y + 7) / 9)
     return total
 
 
@@ -263,23 +273,24 @@ def mediastinum(grid: Grid) -> Field:
     who = grid.who
     base, size, shift = min(who.domes), who.heart, who.heart_shift
     parts = [
-        (ellipsoid(grid, 2.5 + shift, base - 3.0, 7.0 * size, 4.9 * size, who.heart_tilt), 13.0),
-        (ellipsoid(grid, -1.2 + shift, base - 4.6, 3.0 * size, 5.2 * size, 8), 11.0),
+        (ellipsoid(grid, 2.6 + shift, base - 2.2, 7.3 * size, 4.9 * size, who.heart_tilt), 13.0),
+        (ellipsoid(grid, -1.2 + shift, base - 4.0, 3.0 * size, 5.4 * size, 8), 11.0),
         (ellipsoid(grid, 2.1 + shift, base - 8.4, 2.6 * size, 4.2 * size, -10), 9.0),
+        (ellipsoid(grid, 0.8 + shift, base + 1.5, 6.5, 4.0), 12.0),
+        (ellipsoid(grid, -3.4, who.apex + 12.2, 1.3, 2.6, 12), 2.6),
+        (ellipsoid(grid, 3.9, who.apex + 11.2, 1.4, 2.2, -15), 2.6),
         (ellipsoid(grid, 1.9, who.apex + 7.0, 2.0, 2.3), 9.0),
         (ellipsoid(grid, -0.6, who.apex + 8.0, 2.6, 8.5), 9.0),
         (ellipsoid(grid, 1.1, who.apex + 18, 1.7, 16), 4.5),
         (ellipsoid(grid, 0.0, who.apex - 1.0, 2.6, 9.0), 9.0),
     ]
-    total = parts[0][0] * np.float32(parts[0][1])
+    total = parts[0][0] * parts[0][1]
     for chord, thickness in parts[1:]:
-        total = np.maximum(total, chord * np.float32(thickness))
+        total = np.maximum(total, chord * thickness)
     return total
 
 
-def tube(
-    path: Points, up: Points, out: Points, count: int, cortex: float, marrow: float
-) -> tuple[Points, NDArray[np.float64]]:
+def tube(path: Points, up: Points, out: Points, count: int, cortex: float, marrow: float) -> Bone:
     """Points and volumes of a bone along a path: a shell of cortex, marrow within.
 
     `up` and `out` are the half axes of its oval cross-section at each point of the path.
@@ -291,7 +302,7 @@ def tube(
     return points.reshape(-1, 3), volume.ravel()
 
 
-def rib(grid: Grid, number: int, side: int) -> tuple[Points, NDArray[np.float64]]:
+def rib(grid: Grid, number: int, side: int) -> Bone:
     who = grid.who
     start = who.apex - 0.8 + (number - 1) * who.rib_gap
     angle = np.linspace(0.16, 2.5, ceil(34 * grid.per_cm / 1.3))
@@ -308,12 +319,10 @@ def rib(grid: Grid, number: int, side: int) -> tuple[Points, NDArray[np.float64]
     out = 0.3 * np.stack((side * np.sin(angle), zero, -np.cos(angle)), axis=1)
     points, volume = tube(path, up, out, ceil(2.2 * grid.per_cm), 0.3, 0.34)
     fade = 1 - 0.75 * np.clip((angle - 1.7) / 0.8, 0, 1)
-    return points, volume * np.repeat(fade, len(volume) // len(fade)) * who.rib_mass
+    return points, volume * np.repeat(fade, len(volume) // len(fade)) * who.bone
 
 
-def rod(
-    grid: Grid, corners: list[tuple[float, float]], radius: float, cortex: float, marrow: float
-) -> tuple[Points, NDArray[np.float64]]:
+def rod(grid: Grid, corners: list[tuple[float, float]], radius: float, cortex: float, marrow: float) -> Bone:
     """A long bone through given corners, smoothed to a curve, in the plane of the detector."""
     corner = np.array(corners, dtype=np.float64)
     length = np.linalg.norm(np.diff(corner, axis=0), axis=1).sum()
@@ -335,68 +344,74 @@ def _bernstein(n: int, k: int, t: NDArray[np.float64]) -> NDArray[np.float64]:
     return choose * t**k * (1 - t) ** (n - k)
 
 
-def shoulder_girdle(grid: Grid, side: int) -> list[tuple[Points, NDArray[np.float64]]]:
+def shoulder_joint(who: Patient, side: int) -> tuple[float, float]:
+    return side * (17.4 + who.scapula * 0.3), who.apex + 1.4 + who.shoulder * 0.5
+
+
+def shoulder_girdle(grid: Grid, side: int) -> list[Bone]:
+    """Clavicle, scapula and the shaft of the humerus."""
     who = grid.who
-    top, out = who.apex + 1.0 + who.shoulder * 0.5, who.scapula * 0.6
-    clavicle = [(1.5, top + 1.8), (6, top + 1.6), (9, top - 2.2), (13, top - 3.4), (16.5, top - 2.6)]
-    lateral = [(15.3 + out, top + 1.5), (14.2 + out, top + 6), (12.4 + out, top + 15)]
-    medial = [(11.6 + out * 0.9, top - 1.0), (10.0 + out, top + 6), (12.2 + out, top + 15)]
-    spine = [(10.8 + out, top + 2.4), (13 + out, top + 0.6), (16.8 + out * 0.6, top - 2.0)]
-    head = [(17.0 + out * 0.5, top - 1.6), (18.6 + out * 0.5, top + 0.4), (17.4 + out * 0.5, top + 3)]
-    shaft = [(17.8 + out * 0.5, top + 1), (18.6 + out * 0.5, top + 8), (20 + who.arm_spread, 14)]
+    joint, top = shoulder_joint(who, side)
+    out, joint = who.scapula * 0.6, abs(joint)
+    tip = (12.3 + out, top + 14)
+    clavicle = [(1.6, top + 1.6), (6, top + 1.4), (9, top - 2.4), (13, top - 3.8), (16.5, top - 3.0)]
+    lateral = [(joint - 2, top + 1.2), (14.2 + out, top + 6), tip]
+    medial = [(11.2 + out, top - 1.6), (9.8 + out, top + 6), tip]
+    blade = [(13.4 + out, top), (12.8 + out, top + 7), tip]
+    ridge = [(10.8 + out, top + 2.0), (13 + out, top + 0.2), (joint + 0.6, top - 3)]
+    shaft = [(joint + 0.5, top + 1), (joint + 1.0, top + 8), (joint + 3.2 + who.arm_spread, 32)]
     shapes = [
-        (clavicle, 0.62, 0.75, 0.55),
-        (lateral, 0.34, 0.4, 0.3),
-        (medial, 0.2, 0.18, 0.1),
-        (spine, 0.4, 0.3, 0.3),
-        (head, 1.9, 1.2, 4.2),
-        (shaft, 1.15, 1.7, 1.2),
+        (clavicle, 0.6, 0.8, 0.65),
+        (lateral, 0.34, 0.34, 0.3),
+        (medial, 0.18, 0.14, 0.08),
+        (blade, 1.9, 0.2, 0.5),
+        (ridge, 0.45, 0.3, 0.3),
+        (shaft, 1.1, 1.0, 0.9),
     ]
     return [
-        rod(grid, [(side * x, y) for x, y in corners], radius, cortex, marrow)
+        rod(grid, [(side * x, y) for x, y in corners], radius, cortex * who.bone, marrow * who.bone)
         for corners, radius, cortex, marrow in shapes
     ]
 
 
-def spine(grid: Grid) -> list[tuple[Points, NDArray[np.float64]]]:
-    who = grid.who
-    parts = []
-    for level in range(-5, 19):
-        y = who.apex + 1.7 + level * 2.25
-        size = 1.35 + 0.022 * (level + 5)
-        x = who.scoliosis * sin((y + 6) / 7)
-        parts += vertebra(grid, x, y, size)
-    return parts
+def spine(grid: Grid) -> Bone:
+    """All vertebrae in view: one, moved and scaled."""
+    who, levels = grid.who, np.arange(-5, 19)
+    y = who.apex + 1.7 + levels * 2.25
+    x = who.scoliosis * np.sin((y + 6) / 7)
+    size = 0.94 + 0.016 * (levels + 5)
+    points, volume = vertebra(grid)
+    centres = np.stack((x, y, np.zeros_like(y)), axis=1)
+    placed = points[None] * size[:, None, None] + centres[:, None, :]
+    return placed.reshape(-1, 3), (volume[None] * size[:, None] * who.spine_mass).ravel()
 
 
-def vertebra(grid: Grid, x: float, y: float, half: float) -> list[tuple[Points, NDArray[np.float64]]]:
-    """Body with end plates, pedicles, transverse processes and the spinous process, at (x, y)."""
-    high = 0.93
-    body = rod(grid, [(x, y - high), (x, y + high)], half, 0.5, 2.2)
-    plates = [
-        rod(grid, [(x - half, y + e), (x, y + e * 0.9), (x + half, y + e)], 0.08, 0.07, 0)
-        for e in (-high, high)
+def vertebra(grid: Grid) -> Bone:
+    """Body with end plates, pedicles, transverse processes and the spinous process, at the origin."""
+    parts = [
+        rod(grid, [(0, -0.93), (0, 0.93)], 1.45, 0.5, 2.2),
+        rod(grid, [(0, -0.1), (0, 1.0)], 0.28, 0.2, 0.15),
     ]
-    ring = [
-        rod(grid, [(x + s * half * 0.66, y - 0.75), (x + s * half * 0.66, y + 0.05)], 0.3, 0.2, 0.1)
-        for s in SIDES
-    ]
-    wings = [
-        rod(grid, [(x + s * half * 0.8, y - 0.3), (x + s * 2.9, y - 0.7)], 0.36, 0.14, 0.12) for s in SIDES
-    ]
-    process = rod(grid, [(x, y - 0.1), (x, y + 1.0)], 0.3, 0.22, 0.15)
-    return [body, *plates, *ring, *wings, process]
+    for end in (-0.93, 0.93):
+        parts.append(rod(grid, [(-1.45, end), (0, end * 0.84), (1.45, end)], 0.08, 0.07, 0))
+    for side in SIDES:
+        parts.append(rod(grid, [(side * 0.95, -0.7), (side * 0.95, 0.0)], 0.28, 0.17, 0.08))
+        parts.append(rod(grid, [(side * 1.1, -0.3), (side * 2.8, -0.7)], 0.34, 0.12, 0.12))
+    return joined(parts)
+
+
+def joined(parts: list[Bone]) -> Bone:
+    return np.concatenate([points for points, _ in parts]), np.concatenate([volume for _, volume in parts])
 
 
 def bones(grid: Grid) -> Field:
     """Thickness in cm of bone."""
-    parts = spine(grid)
+    parts = [spine(grid)]
     for side in SIDES:
         parts += [rib(grid, number, side) for number in range(1, 12)]
         parts += shoulder_girdle(grid, side)
-    points = np.concatenate([points for points, _ in parts])
-    volume = np.concatenate([volume for _, volume in parts])
-    return grid.blur([(grid.splat(points, volume), 0.06)])
+    heads = [ellipsoid(grid, *shoulder_joint(grid.who, side), 2.2, 2.4) for side in SIDES]
+    return grid.blur([(grid.splat(*joined(parts)), 0.06)]) + 1.1 * (heads[0] + heads[1])
 
 
 VESSEL_RADII = (0.34, 0.22, 0.14, 0.085)
@@ -427,7 +442,7 @@ def _branches(grid: Grid, rng: Generator, side: int) -> list[tuple[Points, NDArr
     angle = np.linspace(-1.5, 1.45, count) + rng.normal(0, 0.12, count)
     x = np.full(count, 3.2) + rng.normal(0, 0.3, count)
     y = who.apex + (11.6 if side < 0 else 10.8) + np.linspace(-1.3, 2.6, count)
-    radius, length = 0.36, 2.9
+    radius, length = 0.4, 2.9
     found = []
     for _ in range(6):
         reach = length * rng.uniform(0.7, 1.35, len(x))
@@ -456,8 +471,7 @@ def airway(grid: Grid) -> Field:
         rod(grid, [(-0.2, carina - 0.3), (-1.4, carina + 1.6), (-3.0, carina + 3.2)], 0.6, 0.15, 1.0),
         rod(grid, [(0.2, carina - 0.3), (1.8, carina + 1.4), (4.0, carina + 2.4)], 0.55, 0.15, 0.9),
     ]
-    points = np.concatenate([w[0] for w in ways])
-    return grid.blur([(grid.splat(points, np.concatenate([w[1] for w in ways])), 0.12)])
+    return grid.blur([(grid.splat(*joined(ways)), 0.12)])
 
 
 def stomach(grid: Grid, rng: Generator) -> Field:
@@ -465,4 +479,4 @@ def stomach(grid: Grid, rng: Generator) -> Field:
     dome = grid.who.domes[1]
     size = rng.uniform(0, 2.2)
     gas = ellipsoid(grid, rng.uniform(4.5, 7.5), dome + 1.4 + size * 0.8, 1.2 + 1.6 * size, 0.4 + 0.7 * size)
-    return gas * np.float32(rng.uniform(1.5, 5.0))
+    return gas * rng.uniform(1.5, 5.0)

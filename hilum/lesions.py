@@ -21,18 +21,19 @@ def _lobe(grid: Grid, lungs: tuple[Lung, Lung], rng: Generator) -> Field:
     height = who.domes[(side + 1) // 2] - who.apex
     fissure = who.apex + height * rng.uniform(0.42, 0.55)
     ragged = 1.3 * grid.texture(rng, 3.0) + 0.5 * grid.texture(rng, 1.0)
+    sharp, wide = rng.uniform(0.5, 3.5), height * rng.uniform(0.05, 0.4)
     lobe = rng.choice(["upper", "middle", "lower"])
     if lobe == "upper":
-        edge = (fissure + 0.1 * (x * side - 6) + 0.15 * ragged - y) / 0.9
-        extent = (y - who.apex - height * rng.uniform(-0.3, 0.22) + ragged) / 3
+        edge = (fissure + 0.1 * (x * side - 6) + 0.15 * ragged - y) / sharp
+        extent = (y - who.apex - wide + 0.2 * height + ragged) / 3
     elif lobe == "middle":
-        edge = (y - fissure - 0.06 * (x * side - 6)) / 0.7
-        extent = (rng.uniform(7.0, 10.5) - x * side + ragged * 1.5) / 3
+        edge = (y - fissure - 0.06 * (x * side - 6) + 0.15 * ragged) / (sharp if side < 0 else 3)
+        extent = (rng.uniform(6.0, 10.0) - x * side + ragged * 1.5) / 4
     else:
-        edge = (y - fissure - height * rng.uniform(-0.05, 0.2) + ragged) / 4
+        edge = (y - fissure - wide + ragged) / 4
         extent = (x * side - rng.uniform(0.5, 4.5) + ragged) / 3
     patchy = 1 + 0.10 * grid.texture(rng, 2.2) + 0.05 * grid.texture(rng, 0.7)
-    share = np.float32(rng.uniform(0.4, 0.95))
+    share = rng.uniform(0.4, 0.95)
     return np.clip(share * step(edge) * step(extent) * patchy, 0, 0.97) * (x * side > 0)
 
 
@@ -43,11 +44,11 @@ def ground_glass(grid: Grid, lungs: tuple[Lung, Lung], rng: Generator) -> Field:
     ragged = 0.5 * grid.texture(rng, 1.4) + 0.25 * grid.texture(rng, 0.6)
     for lung in lungs:
         for _ in range(int(rng.integers(2, 6))):
-            kept *= 1 - np.float32(severity * rng.uniform(0.6, 1.1)) * _patch(grid, lung, rng, ragged)
+            kept *= 1 - (severity * rng.uniform(0.6, 1.1)) * _patch(grid, lung, rng, ragged)
     rim = severity * rng.uniform(0, 0.7)
     band = step((np.maximum(lungs[0].lateral, lungs[1].lateral) - 0.62) / 0.3) * step((grid.xy[1] + 7) / 8)
     fine = 1 + 0.16 * grid.texture(rng, 1.2) + 0.10 * grid.texture(rng, 0.5)
-    return np.clip((1 - kept * (1 - np.float32(rim) * band * step(0.7 + ragged))) * fine, 0, 0.92)
+    return np.clip((1 - kept * (1 - rim * band * step(0.7 + ragged))) * fine, 0, 0.92)
 
 
 def _patch(grid: Grid, lung: Lung, rng: Generator, ragged: Field) -> Field:
@@ -94,7 +95,7 @@ def _bodies(
             )
             part = ellipsoid(grid, x + off * cos(way), y + off * sin(way), lobe, lobe)
             solid = np.maximum(solid, 2 * lobe * part)
-        lost = np.maximum(lost, np.float32(rng.uniform(1.2, 1.8)) * solid / np.maximum(lung.depth, 2))
+        lost = np.maximum(lost, rng.uniform(1.2, 1.8) * solid / np.maximum(lung.depth, 2))
     return np.clip(lost, 0, 0.95)
 
 
@@ -104,7 +105,7 @@ def _effusion(grid: Grid, lung: Lung, rng: Generator) -> Field:
     dome = grid.who.domes[(lung.side + 1) // 2]
     level = dome - rng.uniform(-1.8, 7.0)
     climb = rng.uniform(2.0, 5.0) * np.exp((lung.lateral - 1) * 7) - 0.8 * (1 - lung.lateral)
-    deep = (y - np.float32(level) + climb) / np.float32(rng.uniform(1.5, 3.0))
+    deep = (y - level + climb) / rng.uniform(1.5, 3.0)
     return 0.96 * rounded(deep) * (x * lung.side > 0)
 
 

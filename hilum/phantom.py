@@ -14,6 +14,7 @@ from hilum.anatomy import (
     Grid,
     airway,
     bones,
+    joined,
     lung,
     mediastinum,
     patient,
@@ -81,7 +82,7 @@ def _attenuation(grid: Grid, seed: int, label: str) -> Field:
     body = soft_tissue(grid)
     gas = 0.76 * air * markings + np.minimum(airway(grid), 1.8) + stomach(grid, rng)
     water = np.maximum(body - gas, 0) + 1.25 * tree * filled(air) + 0.25 * grid.texture(rng, 2.5) * (body > 0)
-    return np.float32(PER_CM_WATER) * water + np.float32(PER_CM_BONE) * bones(grid) * (body > 0.1)
+    return PER_CM_WATER * water + PER_CM_BONE * bones(grid) * (body > 0.1)
 
 
 def filled(air: Field) -> Field:
@@ -92,7 +93,7 @@ def _exposed(grid: Grid, seed: int, label: str) -> Field:
     """What reaches the detector, as the negative logarithm of the open beam's share; scatter included."""
     rng = _random(seed, "scatter")
     primary = np.exp(-(_attenuation(grid, seed, label) + _marker(grid, _random(seed, "marker"))))
-    scatter = _coarse(primary, 24) * np.float32(rng.uniform(0.15, 0.6))
+    scatter = _coarse(primary, 24) * rng.uniform(0.15, 0.6)
     return -np.log(primary + scatter + 1e-4)
 
 
@@ -110,10 +111,10 @@ def _developed(exposed: Field, rng: Generator, noise: Generator) -> Field:
     quanta = rng.uniform(0.006, 0.03)
     rows = exposed.shape[0]
     grain = noise.standard_normal(exposed.shape, dtype=np.float32)
-    exposed = exposed + grain * np.exp(exposed * 0.5) * np.float32(quanta * min(1, (rows / 1600) ** 0.5))
-    exposed -= np.float32(rng.uniform(0.1, 0.5)) * (_coarse(exposed, 9) - 2)
+    exposed = exposed + grain * np.exp(exposed * 0.5) * (quanta * min(1, (rows / 1600) ** 0.5))
+    exposed -= rng.uniform(0.1, 0.5) * (_coarse(exposed, 9) - 2)
     low, high = rng.uniform(0.5, 1.2), rng.uniform(3.2, 4.0)
-    tone = (exposed - np.float32((low + high) / 2)) * np.float32(rng.uniform(3.4, 5.2) / (high - low))
+    tone = (exposed - ((low + high) / 2)) * (rng.uniform(3.4, 5.2) / (high - low))
     image = 1 / (1 + np.exp(-tone))
     return np.clip(_collimated(image, rng), 0, 1).astype(np.float32)
 
@@ -136,13 +137,12 @@ def _marker(grid: Grid, rng: Generator) -> Field:
     """Attenuation of the lead letter L or R, laid on the detector by the radiographer."""
     size, letter = rng.uniform(0.7, 1.3), "LR"[int(rng.integers(2))]
     x, y = (14.0 if letter == "L" else -14.5) + rng.normal(0, 0.8), -17.5 + rng.normal(0, 1.5)
-    strokes = {
+    strokes: list[list[tuple[float, float]]] = {
         "L": [[(0, 0), (0, 2)], [(0, 2), (1.2, 2)]],
         "R": [[(0, 0), (0, 2)], [(0, 0), (1.9, 0.0), (1.9, 1.0), (0, 1)], [(0.4, 1), (1.3, 2)]],
     }[letter]
     rods = [
         rod(grid, [(x + a * size, y + b * size) for a, b in corners], 0.14, 0.1, 0.3) for corners in strokes
     ]
-    points = np.concatenate([r[0] for r in rods])
-    lead = grid.blur([(grid.splat(points, np.concatenate([r[1] for r in rods])), 0.03)])
+    lead = grid.blur([(grid.splat(*joined(rods)), 0.03)])
     return np.minimum(lead * 6, 3)
