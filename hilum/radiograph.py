@@ -3,13 +3,28 @@
 Training and inference both come through `network_input`, so that they cannot drift apart.
 """
 
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID
+
+from hilum.errors import NotARadiograph, Undecodable
 
 PREPROCESSING = "square-224-v1"
 """Name of what `network_input` does; a finding is kept with it, and a change of it is a new name."""
 INPUT_SIZE = 224
+
+_SAMPLES = Path(__file__).parent / "samples"
+_LEAST_KEPT = 1 / 3  # a crop that leaves less of a side is a wrong attribute or an unusual image: not done
+_BLANK_SHARE = 0.995  # of a line's pixels black, or white: the line lies outside the X-ray field
+
+Values = NDArray[np.float64]
 
 
 def network_input(display: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -24,5 +39,268 @@ def network_input(display: NDArray[np.uint8]) -> NDArray[np.uint8]:
     square = Image.fromarray(display[top : top + side, left : left + side])
     small = np.asarray(square.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BOX), dtype=np.float32)
     low, high = np.percentile(small, (1, 99))
-    stretched = (small - low) * (255.0 / max(high - low, 1.0))
+    stretched: NDArray[np.float32] = (small - low) * (255.0 / max(high - low, 1.0))
     return np.clip(stretched.round(), 0, 255).astype(np.uint8)
+
+
+def to_display(ds: Dataset) -> NDArray[np.uint8]:
+    """Return a CR or DX instance's image as a reader would see it: uint8, 0 is black, bone is white.
+
+    (Rows, Columns), or less where the rectangular shutter or collimator, or blank borders, are cut off.
+    Modality LUT, VOI LUT (the first of several; without any, gray values are stretched between
+    the 0.5th and the 99.5th percentile) and Presentation LUT Shape are applied. MONOCHROME1 and the shape
+    INVERSE say the same thing (PS3.3 C.8.11.3), so the image is turned over once even when both are
+    there. Pixel padding is black.
+
+    Raises
+    ------
+    NotARadiograph
+        If the image is in colour, has more than one frame, or has no pixels of 1 to 16 bits.
+    Undecodable
+        If the pixels cannot be read.
+    """
+    stored = _within_shutter(ds, stored_values(ds))
+    try:
+        table = _gray_table(ds, stored)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise Undecodable(f"the gray scale attributes are broken: {error}") from error
+    display: NDArray[np.uint8] = table[stored.view(np.uint16)]
+    return _without_blank_borders(display)
+
+
+def stored_values(ds: Dataset) -> NDArray[np.uint16 | np.int16]:
+    """Return the decoded pixels, (Rows, Columns), as stored: int16 or uint16 by Pixel Representation.
+
+    Bits outside Bits Stored, where old files keep overlays, are removed. Raises as `to_display` does.
+    """
+    bits, top_bit = _require_gray(ds)
+    try:
+        decoded = ds.pixel_array
+    except MemoryError:
+        raise
+    except Exception as error:  # the border with whoever made the file: decoders raise anything
+        raise Undecodable(f"the pixels cannot be decoded: {error}") from error
+    if decoded.ndim != 2:
+        raise Undecodable(f"the pixels decode to {decoded.ndim} dimensions, not to rows and columns")
+    signed = ds.get("PixelRepresentation") == 1
+    values = decoded.astype(np.int16 if signed else np.uint16, copy=False)
+    if (bits, top_bit) == (16, 15):
+        return np.ascontiguousarray(values)
+    return (values << (15 - top_bit)) >> (16 - bits)  # the second shift extends the sign
+
+
+def pixel_hash(ds: Dataset) -> str:
+    """Return the SHA-256, in hex, of the stored values and their shape.
+
+    The same image in another lossless transfer syntax has the same hash. Raises as `to_display` does.
+    """
+    stored = stored_values(ds)
+    digest = hashlib.sha256(f"{stored.shape[0]}x{stored.shape[1]} {stored.dtype.kind}16 ".encode())
+    digest.update(stored.astype(stored.dtype.newbyteorder("<"), copy=False).data)
+    return digest.hexdigest()
+
+
+def looks_like_a_frontal_chest(display: NDArray[np.uint8]) -> str | None:
+    """Return None, or why these pixels cannot be a frontal chest radiograph.
+
+    Only what no chest radiograph can be is refused: too small, a strip, empty, or of few gray levels.
+    Whether it shows a chest at all is for the header and the network's out-of-distribution score.
+    """
+    shortest, longest = sorted(display.shape)
+    if shortest < 64:
+        return f"the image is only {shortest} pixels wide or high"
+    if longest > 2.5 * shortest:
+        return "the image is a strip, not a chest radiograph"
+    levels = np.bincount(display.ravel(), minlength=256)
+    if levels.max() > 0.9 * display.size:
+        return "the image is empty"
+    if np.count_nonzero(levels) < 16:
+        return "the image has too few gray levels"
+    return None
+
+
+def decodable_transfer_syntaxes() -> list[UID]:
+    """Return the transfer syntaxes this machine decodes, each proven by decoding a sample now.
+
+    JPEG Extended is never among them: its 12-bit form has no decoder here, and a sender would not
+    tell which form it sends. Video never is.
+    """
+    proven = (_proven_by(path) for path in sorted(_SAMPLES.glob("*.dcm")))
+    return [uid for uid in proven if uid is not None]
+
+
+def _proven_by(sample: Path) -> UID | None:
+    """The sample's transfer syntax, when it decodes to the ramp that it was made from."""
+    ds = dcmread(sample)
+    ramp = np.arange(1024).reshape(32, 32) * 4 >> (12 - ds.BitsStored)
+    try:
+        decoded = stored_values(ds)
+    except Undecodable:
+        return None
+    return ds.file_meta.TransferSyntaxUID if np.abs(decoded - ramp).max() <= 2 else None
+
+
+def _require_gray(ds: Dataset) -> tuple[int, int]:
+    """Bits Stored and High Bit; raises NotARadiograph unless this is one gray frame of at most 16 bits."""
+    photometric = ds.get("PhotometricInterpretation", "")
+    if ds.get("SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise NotARadiograph(f"the image is in colour ({photometric or 'of an unknown kind'})")
+    if (_number(ds, "NumberOfFrames") or 1) > 1:
+        raise NotARadiograph("the image has more than one frame")
+    if "PixelData" not in ds:
+        raise NotARadiograph("the object has no integer pixels")
+    bits, high_bit = int(_number(ds, "BitsStored") or 0), _number(ds, "HighBit")
+    if high_bit is None or _transfer_syntax(ds).is_encapsulated:
+        high_bit = bits - 1
+    top_bit = int(high_bit)
+    if not 1 <= bits <= top_bit + 1 <= 16:
+        raise NotARadiograph(f"its pixels have {bits} bits up to bit {top_bit}: 1 to 16 are read")
+    return bits, top_bit
+
+
+def _transfer_syntax(ds: Dataset) -> UID:
+    uid = ds.file_meta.get("TransferSyntaxUID")
+    if uid is None or not uid.is_transfer_syntax:
+        raise Undecodable("the file does not say in which transfer syntax it is")
+    return UID(uid)
+
+
+def _gray_table(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
+    """The gray value, bone white, of each of the 65,536 patterns a stored value can have.
+
+    All gray scale steps work on this table: the image itself is looked up once.
+    """
+    patterns = np.arange(2**16, dtype=np.uint16).view(stored.dtype).astype(np.float64)
+    padding = _is_padding(ds, patterns)
+    values = _modality(ds, patterns)
+    gray = _voi(ds, values)
+    if gray is None:
+        some = stored[::3, ::3].view(np.uint16)
+        gray = _stretched(values, values[some[~padding[some]]])
+    if ds.PhotometricInterpretation == "MONOCHROME1" or ds.get("PresentationLUTShape") == "INVERSE":
+        gray = 1 - gray
+    gray[padding] = 0
+    return (gray * 255).round().astype(np.uint8)
+
+
+def _is_padding(ds: Dataset, values: Values) -> NDArray[np.bool_]:
+    """Which stored values are padding: the Pixel Padding Value, or up to its limit (PS3.3 C.7.5.1.1.2)."""
+    value = _number(ds, "PixelPaddingValue")
+    if value is None:
+        return np.zeros(values.shape, dtype=np.bool_)
+    limit = _number(ds, "PixelPaddingRangeLimit")
+    low, high = sorted((value, value if limit is None else limit))
+    return (values >= low) & (values <= high)
+
+
+def _modality(ds: Dataset, values: Values) -> Values:
+    """Modality LUT, else Rescale Slope and Intercept (PS3.3 C.11.1)."""
+    if ds.get("ModalityLUTSequence"):
+        looked_up = _look_up(ds, ds.ModalityLUTSequence[0], values)
+        if looked_up is not None:
+            return looked_up
+    slope = _number(ds, "RescaleSlope") or 1.0
+    return values * slope + (_number(ds, "RescaleIntercept") or 0.0)
+
+
+def _voi(ds: Dataset, values: Values) -> Values | None:
+    """The first VOI LUT, else the first window (PS3.3 C.11.2), as 0 to 1; None when neither is usable."""
+    if ds.get("VOILUTSequence"):
+        looked_up = _look_up(ds, ds.VOILUTSequence[0], values)
+        if looked_up is not None:
+            return _stretched(looked_up, looked_up)
+    centre, width = _number(ds, "WindowCenter"), _number(ds, "WindowWidth")
+    if centre is None or width is None or width <= 0:
+        return None
+    return _windowed(values, centre, width, str(ds.get("VOILUTFunction") or "LINEAR"))
+
+
+def _windowed(values: Values, centre: float, width: float, function: str) -> Values:
+    """Values through a window, 0 to 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    if function == "SIGMOID":
+        steepness = np.clip(-4 * (values - centre) / width, -500, 500)  # exp stays finite
+        return 1 / (1 + np.exp(steepness))
+    if function != "LINEAR_EXACT":
+        centre, width = centre - 0.5, max(width - 1, 1e-6)
+    return np.clip((values - centre) / width + 0.5, 0, 1)
+
+
+def _look_up(ds: Dataset, item: Dataset, values: Values) -> Values | None:
+    """Values through a LUT item (PS3.3 C.11.1.1); None when it has fewer entries than it says."""
+    length, first, _ = (int(number) for number in item.LUTDescriptor)
+    length = length or 2**16
+    if first > 0x7FFF and values.min() < 0:
+        first -= 2**16  # signed pixels, with a descriptor that was read as unsigned
+    entries = _lut_entries(ds, item.LUTData, length)
+    if entries.size < length:
+        return None
+    looked_up: Values = entries[np.clip(np.rint(values) - first, 0, length - 1).astype(np.intp)]
+    return looked_up
+
+
+def _lut_entries(ds: Dataset, data: Any, length: int) -> Values:
+    if not isinstance(data, bytes):
+        return np.atleast_1d(np.asarray(data, dtype=np.float64))
+    if len(data) in (length, length + 1):  # two 8-bit entries a word
+        return np.frombuffer(data, dtype=np.uint8).astype(np.float64)
+    order = "<" if _transfer_syntax(ds).is_little_endian else ">"
+    return np.frombuffer(data[: len(data) // 2 * 2], dtype=f"{order}u2").astype(np.float64)
+
+
+def _stretched(values: Values, shown: Values) -> Values:
+    """Values as 0 to 1, so that all but the outermost half percent of those shown are told apart."""
+    low, high = np.percentile(shown, (0.5, 99.5)) if shown.size else (0.0, 1.0)
+    return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+
+
+def _number(ds: Dataset, keyword: str) -> float | None:
+    """The first value as a finite number, else None: a broken one counts as missing."""
+    try:
+        value = ds.get(keyword)
+        number = float(value[0] if isinstance(value, list | tuple) or hasattr(value, "append") else value)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _within_shutter(ds: Dataset, stored: NDArray[Any]) -> NDArray[Any]:
+    """The pixels inside the rectangular shutter (PS3.3 C.7.6.11), else the collimator (C.8.7.3).
+
+    All pixels, when neither is credible: edges count columns and rows from 1, but some vendors
+    write millimetres, so edges outside the image, or far inside, are not believed.
+    """
+    rows, columns = stored.shape
+    for kind in ("Shutter", "Collimator"):
+        if "RECTANGULAR" not in (ds.get(f"{kind}Shape") or ""):
+            continue
+        left, right = _number(ds, f"{kind}LeftVerticalEdge"), _number(ds, f"{kind}RightVerticalEdge")
+        top, bottom = _number(ds, f"{kind}UpperHorizontalEdge"), _number(ds, f"{kind}LowerHorizontalEdge")
+        across, down = _credible(left, right, columns), _credible(top, bottom, rows)
+        if across and down:
+            return np.ascontiguousarray(stored[down, across])
+    return stored
+
+
+def _credible(first: float | None, last: float | None, size: int) -> slice | None:
+    if first is None or last is None or not 0 <= first < last <= size + 1:
+        return None
+    start, stop = max(int(first) - 1, 0), min(int(last), size)
+    return slice(start, stop) if stop - start >= size * _LEAST_KEPT else None
+
+
+def _without_blank_borders(display: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image without rows and columns at its edges that are black, or white, from end to end."""
+    rows = display[_between_blank(display)]
+    columns = rows.T[_between_blank(rows.T)].T
+    return np.ascontiguousarray(columns)
+
+
+def _between_blank(display: NDArray[np.uint8]) -> slice:
+    """From the first to the last row that is not blank; all rows when that would leave too few."""
+    blank_from = display.shape[1] * _BLANK_SHARE
+    black = np.count_nonzero(display <= 2, axis=1) >= blank_from
+    white = np.count_nonzero(display >= 253, axis=1) >= blank_from
+    shown = np.flatnonzero(~(black | white))
+    if shown.size == 0 or shown[-1] + 1 - shown[0] < display.shape[0] * _LEAST_KEPT:
+        return slice(None)
+    return slice(int(shown[0]), int(shown[-1]) + 1)
