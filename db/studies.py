@@ -197,8 +197,9 @@ def _upsert_study(session: Session, received: Received) -> None:
 
 
 def _insert(session: Session, table: type[Series] | type[Instance] | type[Variant], **values: object) -> bool:
-    result = session.execute(insert(session, table).values(**values).on_conflict_do_nothing())
-    return bool(result.rowcount)  # type: ignore[attr-defined]
+    [key] = table.__table__.primary_key.columns  # type: ignore[attr-defined]
+    statement = insert(session, table).values(**values).on_conflict_do_nothing().returning(key)
+    return session.execute(statement).one_or_none() is not None
 
 
 def _record_known(session: Session, received: Received) -> Record:
