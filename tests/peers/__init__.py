@@ -1,0 +1,1 @@
+"""Real peers, started by the tests on free ports: brokers, databases, a PACS and its senders."""
