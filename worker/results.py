@@ -1,0 +1,71 @@
+"""What a study's results are, ready to be rendered as DICOM objects."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+LOCAL_SCHEME = "99HILUM"
+"""Coding scheme of the codes that are ours; private designators begin with 99 (PS3.16 section 8)."""
+
+FINDING_CODES: Mapping[str, Code] = {
+    "Normal": Code("17621005", "SCT", "Normal"),
+    "Pneumonia": Code("233604007", "SCT", "Pneumonia"),
+    "COVID-19": Code("840539006", "SCT", "COVID-19"),
+    "Other": Code("OTHER", LOCAL_SCHEME, "Other abnormality"),
+}
+"""The code that says each of the network's labels; "Other" is abnormal and must never read as normal."""
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """One image of the study that was considered, and what came of it.
+
+    `header` is the source instance's data set without pixels. When the image was not assessed,
+    `not_assessed_because` ends the sentence "Not assessed, because ...", and `label`, `probabilities` (in
+    [0, 1], by label) and `ood` (out-of-distribution score) are None.
+    """
+
+    header: Dataset
+    view: str
+    not_assessed_because: str | None
+    label: str | None
+    probabilities: Mapping[str, float] | None
+    ood: float | None
+
+
+@dataclass(frozen=True)
+class NetworkName:
+    """Which network read: its version (like "first-2026-11") and the sha256 of its weights in hex."""
+
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """The report that a new revision replaces."""
+
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """One revision of what we say about a study; `images` is not empty, `created` is aware.
+
+    `heat_maps` are the Secondary Captures made for this revision; the report refers to them. `network` is
+    None when no image was assessed.
+    """
+
+    study_uid: str
+    revision: int
+    network: NetworkName | None
+    images: Sequence[ReadImage]
+    created: datetime
+    predecessors: Sequence[Predecessor]
+    heat_maps: Sequence[Dataset]
