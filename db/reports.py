@@ -166,3 +166,10 @@ def close_circuit(session: Session, destination: str) -> bool:
         .values(failures=0, open_until=None, error=None)
     )
     return bool(session.execute(was_away).rowcount)  # type: ignore[attr-defined]
+
+
+def reached(of_study: Sequence[Delivery]) -> StudyState:
+    """How far a study has come whose deliveries these are."""
+    if of_study and all(each.state == DeliveryState.FINAL for each in of_study):
+        return StudyState.DELIVERED
+    return StudyState.REPORTED

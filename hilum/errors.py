@@ -25,6 +25,10 @@ class PacsUnavailable(HilumError):
     """Nobody must act yet: the destination is away, refuses or is slow, and we try again."""
 
 
+class RefusedByPacs(HilumError):
+    """The PACS administrator or ours must act: the destination will not have our objects as they are."""
+
+
 class StoreFull(HilumError):
     """The operator must make room: the file system of the store is at its watermark."""
 

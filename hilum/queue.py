@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import Celery
 from kombu.entity import Queue
-from kombu.exceptions import OperationalError
+from kombu.exceptions import ChannelError, OperationalError
 
 from hilum.settings import settings
 
@@ -94,3 +94,19 @@ def ring(kind: str, subject: str, *, urgent: bool = False, countdown_s: float = 
         log.warning("the broker does not answer (%s); the sweep will ring for %s later", error, kind)
         return False
     return True
+
+
+def depths() -> dict[str, int]:
+    """Queue -> how many messages wait in it.
+
+    Raises kombu.exceptions.OperationalError when the broker is away.
+    """
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        return {name: _depth(channel, name) for name in dict.fromkeys(chain(*QUEUES.values()))}
+
+
+def _depth(channel: Any, name: str) -> int:
+    try:
+        return int(channel.queue_declare(queue=name, passive=True).message_count)
+    except ChannelError:  # a queue that never held a message does not exist yet
+        return 0

@@ -1,0 +1,6 @@
+"""The Celery app with the tasks of a study's way: `celery -A worker.app worker ...`."""
+
+from hilum.queue import app
+from worker import classify, deliver, inspect, prepare, report, sweep
+
+__all__ = ["app", "classify", "deliver", "inspect", "prepare", "report", "sweep"]

@@ -1,0 +1,99 @@
+"""The micro-batcher: images of many studies, read together by one engine."""
+
+import queue
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from hilum.engine import Engine, Reading
+from numpy.typing import NDArray
+
+_REMEMBERED = 1000
+
+
+@dataclass
+class _Asked:
+    image: NDArray[np.uint8]
+    alone: bool
+    answer: Future[Reading] = field(default_factory=Future)
+    at: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Threads hand in images and wait; one thread runs the engine on what has gathered meanwhile.
+
+    Nothing waits for a batch to fill: under load batches grow by themselves, and a single image is
+    read at once.
+    """
+
+    def __init__(self, engine: Engine, *, batch_images: int) -> None:
+        self.engine = engine
+        self._batch_images = batch_images
+        self._asked: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
+        self._held_over: _Asked | None = None
+        self._sizes: deque[int] = deque(maxlen=_REMEMBERED)
+        self._waits_s: deque[float] = deque(maxlen=_REMEMBERED)
+        threading.Thread(target=self._run_for_ever, name="batcher", daemon=True).start()
+
+    def read(self, images: list[NDArray[np.uint8]], *, alone: bool = False) -> list[Reading]:
+        """Return one reading, of a batch of one, for each (224, 224) uint8 image.
+
+        `alone` keeps them out of the batches of others: their study has killed a worker before.
+        Raises what the engine raised.
+        """
+        asked = [_Asked(image, alone) for image in images]
+        for each in asked:
+            self._asked.put(each)
+        return [each.answer.result() for each in asked]
+
+    def statistics(self) -> dict[str, float | int]:
+        """Sizes of the last batches, and seconds from asking to answer of the last images."""
+        sizes, waits_s = list(self._sizes), list(self._waits_s)
+        return {
+            "batches": len(sizes),
+            "images_mean": round(float(np.mean(sizes)), 2) if sizes else 0,
+            "images_max": max(sizes, default=0),
+            "latency_p50_s": round(float(np.percentile(waits_s, 50)), 4) if waits_s else 0,
+            "latency_p95_s": round(float(np.percentile(waits_s, 95)), 4) if waits_s else 0,
+        }
+
+    def _run_for_ever(self) -> None:
+        while True:
+            self._run(self._gather())
+
+    def _gather(self) -> list[_Asked]:
+        batch = [self._next()]
+        while not batch[0].alone and len(batch) < self._batch_images:
+            try:
+                another = self._asked.get_nowait()
+            except queue.Empty:
+                break
+            if another.alone:
+                self._held_over = another
+                break
+            batch.append(another)
+        return batch
+
+    def _next(self) -> _Asked:
+        held_over, self._held_over = self._held_over, None
+        return held_over or self._asked.get()
+
+    def _run(self, batch: list[_Asked]) -> None:
+        try:
+            together = self.engine.read(np.stack([each.image for each in batch]))
+        except Exception as error:  # the engine's libraries can raise anything; each asker is told
+            for each in batch:
+                each.answer.set_exception(error)
+            return
+        self._sizes.append(len(batch))
+        for index, each in enumerate(batch):
+            self._waits_s.append(time.monotonic() - each.at)
+            each.answer.set_result(_one_of(together, index))
+
+
+def _one_of(together: Reading, index: int) -> Reading:
+    here = slice(index, index + 1)
+    return Reading(together.probabilities[here], together.features[here], together.ood[here])

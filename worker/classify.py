@@ -1,0 +1,113 @@
+"""Classify: the network reads the prepared images of a study, together with those of others."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from celery.signals import worker_ready
+from hilum.engine import Reading
+from hilum.gradcam import heat_map
+from numpy.typing import NDArray
+
+from db import findings, jobs, studies
+from db.findings import Read
+from db.jobs import Claim
+from db.session import transaction
+from db.tables import Instance, StudyState
+from hilum.errors import NetworkError, Undecodable
+from hilum.network import Artefact
+from hilum.queue import CLASSIFY, QUEUES, REPORT, app
+from hilum.radiograph import INPUT_SIZE
+from hilum.settings import settings
+from hilum.store import Store
+from worker.reader import Reader, reader
+from worker.work import Bell, work_on
+
+log = logging.getLogger(__name__)
+
+INPUT_FILE = "input.npy"
+_WITHOUT_NETWORK_S = 30.0
+
+
+@app.task(name=CLASSIFY)
+def classify_study(study_uid: str) -> None:
+    """Read the images of a study that this network has not read yet, and keep its findings."""
+    work_on(CLASSIFY, study_uid, _classify)
+
+
+def _classify(claim: Claim) -> Sequence[Bell]:
+    try:
+        with_network = reader()
+    except NetworkError as error:
+        # the operator must mend it, and no study shall count as failed meanwhile
+        log.error("cannot load the network: %s", error)
+        with transaction() as session:
+            jobs.put_off(session, claim, pause_s=_WITHOUT_NETWORK_S, because=str(error))
+        return ()
+    artefact = with_network.artefact
+    with transaction() as session:
+        findings.note_network(
+            session, digest=artefact.digest, version=artefact.version, manifest=artefact.manifest
+        )
+        images = findings.unread(
+            session, claim.subject, network_digest=artefact.digest, preprocessing=artefact.preprocessing
+        )
+    reads = _read(with_network, images, alone=claim.deaths > 0)
+    with transaction() as session:
+        findings.save(session, reads, network_digest=artefact.digest, preprocessing=artefact.preprocessing)
+        studies.reach(session, claim.subject, StudyState.READ)
+        jobs.want(session, REPORT, claim.subject, study_uid=claim.study_uid, urgent=claim.urgent)
+        again = jobs.finish(session, claim)
+    bells = [Bell(REPORT, claim.subject, claim.urgent)]
+    return [*bells, Bell(CLASSIFY, claim.subject, claim.urgent)] if again else bells
+
+
+def _read(with_network: Reader, images: Sequence[Instance], *, alone: bool) -> list[Read]:
+    store = Store(settings().store)
+    inputs = [_network_input(store.path(image.prepared_path)) for image in images]
+    readings = with_network.batcher.read(inputs, alone=alone)
+    return [
+        _as_found(with_network.artefact, image, reading)
+        for image, reading in zip(images, readings, strict=True)
+    ]
+
+
+def _network_input(folder: Path) -> NDArray[np.uint8]:
+    """The prepared (224, 224) uint8 input; checked, since it comes from a file."""
+    image: NDArray[np.uint8] = np.load(folder / INPUT_FILE, allow_pickle=False)
+    if image.shape != (INPUT_SIZE, INPUT_SIZE) or image.dtype != np.uint8:
+        raise Undecodable(f"{folder / INPUT_FILE} is not a network input: {image.shape} {image.dtype}")
+    return image
+
+
+def _as_found(artefact: Artefact, image: Instance, reading: Reading) -> Read:
+    probabilities = reading.probabilities[0]
+    best = int(probabilities.argmax())
+    heat = heat_map(artefact, reading.features[0], best)
+    return Read(
+        uid=image.uid,
+        pixel_hash=image.pixel_hash,
+        label=artefact.labels[best],
+        probabilities={
+            label: round(float(p), 6) for label, p in zip(artefact.labels, probabilities, strict=True)
+        },
+        ood=round(float(reading.ood[0]), 6),
+        heat=[[round(float(value), 4) for value in row] for row in heat],
+    )
+
+
+@worker_ready.connect
+def _load_early(sender: Any, **_: Any) -> None:
+    """Load the network when a classify worker starts, so that the first study does not wait for it."""
+    if not set(QUEUES[CLASSIFY]).isdisjoint(sender.app.amqp.queues.consume_from):
+        threading.Thread(target=_load, name="load network", daemon=True).start()
+
+
+def _load() -> None:
+    try:
+        log.info("the network is loaded: %s", reader().artefact.version)
+    except NetworkError as error:
+        log.error("cannot load the network: %s", error)

@@ -1,0 +1,90 @@
+"""Prepare: decide which images may be read, and make the network's input and a display image of those."""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+)
+
+from db import jobs, studies
+from db.jobs import Claim
+from db.session import transaction
+from db.studies import Preparation
+from db.tables import Instance, StudyState
+from hilum.errors import Undecodable
+from hilum.queue import CLASSIFY, PREPARE, REPORT, app
+from hilum.settings import settings
+from hilum.store import PREPARED, Store
+from worker.decoder import Decoder
+from worker.work import Bell, work_on
+
+RADIOGRAPHS = frozenset(
+    {
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+        DigitalXRayImageStorageForProcessing,
+    }
+)
+"""Storage SOP classes of CR and DX images; a study without any is not reported on."""
+
+
+@app.task(name=PREPARE)
+def prepare_study(study_uid: str) -> None:
+    """Prepare the images of a study that are not prepared yet, and pass it on to be read or reported.
+
+    A study without any CR or DX image ends here: it is recorded and gets no report.
+    """
+    work_on(PREPARE, study_uid, _prepare)
+
+
+def _prepare(claim: Claim) -> Sequence[Bell]:
+    with transaction() as session:
+        images = studies.images(session, claim.subject)
+    done = [_prepared(image) for image in images if not image.prepared]
+    with transaction() as session:
+        studies.save_preparations(session, done)
+        kind = _next(studies.images(session, claim.subject))
+        bells = []
+        if kind is None:
+            studies.reach(session, claim.subject, StudyState.NOT_READ)
+        else:
+            studies.reach(session, claim.subject, StudyState.PREPARED)
+            jobs.want(session, kind, claim.subject, study_uid=claim.study_uid, urgent=claim.urgent)
+            bells.append(Bell(kind, claim.subject, claim.urgent))
+        if jobs.finish(session, claim):
+            bells.append(Bell(PREPARE, claim.subject, claim.urgent))
+    return bells
+
+
+def _prepared(image: Instance) -> Preparation:
+    store = Store(settings().store)
+    folder = store.folder(PREPARED, image.uid)
+    try:
+        result = _decoder(os.getpid()).prepare(store.path(image.path), store.path(folder))
+    except Undecodable as error:
+        return Preparation(image.uid, image.view, not_assessed_because=str(error), broken=True)
+    if result.not_assessed_because is not None:
+        return Preparation(
+            image.uid,
+            result.view,
+            pixel_hash=result.pixel_hash,
+            not_assessed_because=result.not_assessed_because,
+        )
+    return Preparation(image.uid, result.view, prepared_path=folder, pixel_hash=result.pixel_hash)
+
+
+def _next(images: Sequence[Instance]) -> str | None:
+    """What is to be done with a study of these images; None when nothing is."""
+    if any(image.prepared_path for image in images):
+        return CLASSIFY
+    return REPORT if any(image.sop_class_uid in RADIOGRAPHS for image in images) else None
+
+
+@cache
+def _decoder(pid: int) -> Decoder:
+    """The decoding process of this worker process."""
+    return Decoder(timeout_s=settings().decode_timeout_s, memory_mb=settings().decode_memory_mb)

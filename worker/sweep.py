@@ -1,0 +1,49 @@
+"""Sweep: free the work of dead workers, ring again for what was forgotten, remove what crashes left."""
+
+import logging
+
+from kombu.exceptions import OperationalError
+
+from db import jobs
+from db.session import transaction
+from db.tables import JobState
+from hilum.queue import QUEUES, SWEEP, TRAIN, app, depths, ring
+from hilum.settings import settings
+from hilum.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@app.task(name=SWEEP)
+def sweep() -> None:
+    """Look once for work that its workers or the broker have forgotten."""
+    with transaction() as session:
+        freed = [(job.kind, job.subject, job.deaths, job.state) for job in jobs.free_expired(session)]
+    for kind, subject, deaths, state in freed:
+        quarantined = ", quarantined" if state == JobState.QUARANTINED else ""
+        log.warning("a worker died at %s of %s: death %d%s", kind, subject, deaths, quarantined)
+    _ring_again()
+    Store(settings().store).sweep_aside()
+
+
+def _ring_again() -> None:
+    """Ring for due work, but only while the broker holds fewer messages than there is due work."""
+    try:
+        messages = depths()
+    except (OperationalError, OSError) as error:
+        log.warning("the broker does not answer: %s", error)
+        return
+    for queues, kinds in _kinds_by_queues().items():
+        with transaction() as session:
+            missing = jobs.due(session, kinds) - sum(messages[name] for name in queues)
+            rung = jobs.ring_again(session, kinds, most=missing) if missing > 0 else []
+        for kind, subject, urgent in rung:
+            ring(kind, subject, urgent=urgent)
+
+
+def _kinds_by_queues() -> dict[tuple[str, ...], list[str]]:
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for kind, queues in QUEUES.items():
+        if kind not in (SWEEP, TRAIN):  # these have no jobs of a study behind them
+            grouped.setdefault(queues, []).append(kind)
+    return grouped

@@ -1,0 +1,109 @@
+"""What all tasks share: claim the work, keep its lease, do it, and ring for what follows."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from sqlalchemy.exc import DBAPIError
+
+from db import jobs
+from db.jobs import Claim
+from db.session import transaction
+from hilum.errors import HilumError, LeaseLost
+from hilum.queue import ring
+from hilum.settings import settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bell:
+    """Work that is now due and whose workers are to be told."""
+
+    kind: str
+    subject: str
+    urgent: bool = False
+
+
+def work_on(kind: str, subject: str, steps: Callable[[Claim], Sequence[Bell]]) -> None:
+    """Do a piece of work once: nothing happens when it is done, not due, or another holds it.
+
+    The steps end with one transaction for their result, the end of the job and the next job, and
+    return whom to ring after it. When they raise, the work is tried again later, and shown to
+    people when it raised too often.
+    """
+    with transaction() as session:
+        claim = jobs.claim(session, kind, subject, lease_s=settings().lease_s)
+        early_by_s = None if claim else jobs.too_early_by_s(session, kind, subject)
+        if early_by_s is not None:
+            jobs.note_bell(session, kind, subject, rings_in_s=early_by_s)
+    if claim is None:
+        if early_by_s is not None:
+            ring(kind, subject, countdown_s=early_by_s + 0.05)
+        return
+    for bell in _do(claim, steps):
+        ring(bell.kind, bell.subject, urgent=bell.urgent)
+
+
+def _do(claim: Claim, steps: Callable[[Claim], Sequence[Bell]]) -> Sequence[Bell]:
+    leases = _leases(os.getpid())
+    leases.keep(claim)
+    try:
+        return steps(claim)
+    except LeaseLost as error:
+        log.warning("%s", error)
+    except Exception as error:  # whatever a study brings must not stop the others; it is counted and shown
+        log.exception("%s of %s failed", claim.kind, claim.subject)
+        _note_failure(claim, error)
+    finally:
+        leases.drop(claim)
+    return ()
+
+
+def _note_failure(claim: Claim, error: Exception) -> None:
+    because = str(error) if isinstance(error, HilumError) else f"{type(error).__name__}: {error}"
+    try:
+        with transaction() as session:
+            jobs.fail(session, claim, because=because[:2000])
+    except LeaseLost as lost:
+        log.warning("%s", lost)
+    except DBAPIError:
+        log.exception("the database is away; the lease of %s runs out and the sweep frees it", claim.subject)
+
+
+class _Leases:
+    """The leases that this process holds, renewed by one thread while the work goes on."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Claim] = {}
+        self._lock = threading.Lock()
+        threading.Thread(target=self._renew_for_ever, name="leases", daemon=True).start()
+
+    def keep(self, claim: Claim) -> None:
+        with self._lock:
+            self._held[claim.token] = claim
+
+    def drop(self, claim: Claim) -> None:
+        with self._lock:
+            self._held.pop(claim.token, None)
+
+    def _renew_for_ever(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(settings().lease_s / 3):
+            with self._lock:
+                held = list(self._held.values())
+            try:
+                if held:
+                    with transaction() as session:
+                        jobs.renew(session, held, lease_s=settings().lease_s)
+            except DBAPIError as error:
+                log.warning("cannot renew %d leases: %s", len(held), error)
+
+
+@cache
+def _leases(pid: int) -> _Leases:
+    """One for each process: threads do not survive a fork."""
+    return _Leases()
