@@ -70,8 +70,9 @@ def _clip(value: float, low: float, high: float) -> float:
 
 
 def patient(rng: Generator) -> Patient:
-    sex = "F" if rng.random() < 0.5 else "M"
-    female = sex == "F"
+    """An adult drawn at random, well spread in age, build, position and mineral."""
+    female = bool(rng.random() < 0.5)
+    sex = "O" if rng.random() < 0.04 else "FM"[not female]
     build = rng.normal()
     dome = rng.normal(8.0, 1.6)
     return Patient(
@@ -167,9 +168,10 @@ class Grid:
     def texture(self, rng: Generator, grain_cm: float) -> Field:
         """Smooth noise, mean 0 and deviation near 1, the same at every resolution."""
         count = ceil(60 / grain_cm) * 2
-        noise = rng.standard_normal((count, count), dtype=np.float32) * 4
-        for axis in (0, 0, 1, 1):  # a grid of its own would show, were it not smoothed first
-            noise = 0.5 * noise + 0.25 * (np.roll(noise, 1, axis) + np.roll(noise, -1, axis))
+        noise = rng.standard_normal((count + 4, count + 4), dtype=np.float32) * 4
+        for _ in range(2):  # its own grid would show, were it not smoothed first
+            noise = 0.25 * noise[:-2] + 0.5 * noise[1:-1] + 0.25 * noise[2:]
+            noise = 0.25 * noise[:, :-2] + 0.5 * noise[:, 1:-1] + 0.25 * noise[:, 2:]
         half_x, half_y = (count * side / self.per_cm / 120 for side in (self.columns, self.rows))
         box = (count / 2 - half_x, count / 2 - half_y, count / 2 + half_x, count / 2 + half_y)
         size = (self.columns, self.rows)
@@ -187,7 +189,8 @@ def step(values: Field) -> Field:
 def rounded(distance: Field) -> Field:
     """A quarter circle's rise from 0 at 0 to 1 at 1: how a round body begins at its edge."""
     t = np.clip(distance, 0, 1)
-    return np.sqrt(t * (2 - t))
+    height: Field = np.sqrt(t * (2 - t))
+    return height
 
 
 def ellipsoid(grid: Grid, x: float, y: float, rx: float, ry: float, tilt: float = 0.0) -> Field:
@@ -195,13 +198,17 @@ def ellipsoid(grid: Grid, x: float, y: float, rx: float, ry: float, tilt: float 
     c, s = cos(radians(tilt)), sin(radians(tilt))
     dx, dy = grid.xy[0] - x, grid.xy[1] - y
     q = ((dx * c + dy * s) / rx) ** 2 + ((dy * c - dx * s) / ry) ** 2
-    return np.sqrt(np.maximum(1 - q, 0))
+    chord: Field = np.sqrt(np.maximum(1 - q, 0))
+    return chord
 
 
 def lung_edge(who: Patient, y: NDArray[np.floating]) -> NDArray[np.floating]:
     """Half width of the chest's inside at height y."""
     rise = np.clip((2 - y) / (2 - who.apex), 0, 1)
-    return 4.9 + (who.half_width - 4.9) * np.sqrt(1 - rise**2.3) + 0.05 * np.clip(y, 0, 12)
+    width: NDArray[np.floating[Any]] = (
+        4.9 + (who.half_width - 4.9) * np.sqrt(1 - rise**2.3) + 0.05 * np.clip(y, 0, 12)
+    )
+    return width
 
 
 @dataclass(frozen=True)
@@ -247,7 +254,8 @@ def soft_tissue(grid: Grid) -> Field:
     depth = np.interp(y, [-24, -17, -11, -4, 6, 22], [0.55, 0.56, 0.8, 0.97, 1.0, 1.06]).astype(np.float32)
     across = np.clip(ax / width, 0, 1)
     trunk = who.depth * depth * np.sqrt(1 - across**2.6) * rounded((y - top) / 6)
-    return np.maximum(trunk, arms(grid)) + breasts(grid)
+    body: Field = np.maximum(trunk, arms(grid)) + breasts(grid)
+    return body
 
 
 def arms(grid: Grid) -> Field:
@@ -290,43 +298,50 @@ def mediastinum(grid: Grid) -> Field:
     return total
 
 
-def tube(path: Points, up: Points, out: Points, count: int, cortex: float, marrow: float) -> Bone:
-    """Points and volumes of a bone along a path: a shell of cortex, marrow within.
+Amount = float | NDArray[np.float64]
 
-    `up` and `out` are the half axes of its oval cross-section at each point of the path.
+
+def tube(path: Points, up: Points, out: Points, count: int, cortex: Amount, marrow: Amount) -> Bone:
+    """Bone along one path, (n, 3), or several, (m, n, 3): a shell of cortex, marrow within.
+
+    `up` and `out` are the half axes of its oval cross-section at each point of the path, `cortex` and
+    `marrow` areas of it in cm2, `count` the points around it.
     """
-    turn = np.linspace(0, 2 * pi, count, endpoint=False)[None, :, None]
-    points = path[:, None, :] + up[:, None, :] * np.cos(turn) + out[:, None, :] * np.sin(turn)
-    length = np.linalg.norm(np.gradient(path, axis=0), axis=1)
-    volume = length[:, None] * (cortex + marrow * np.sin(turn[..., 0]) ** 2) / count
-    return points.reshape(-1, 3), volume.ravel()
+    turn = np.linspace(0, 2 * pi, count, endpoint=False)[:, None]
+    points = path[..., None, :] + up[..., None, :] * np.cos(turn) + out[..., None, :] * np.sin(turn)
+    length = np.linalg.norm(np.gradient(path, axis=-2), axis=-1)
+    volume = (length * cortex)[..., None] + (length * marrow)[..., None] * np.sin(turn[:, 0]) ** 2
+    return points.reshape(-1, 3), volume.ravel() / count
 
 
-def rib(grid: Grid, number: int, side: int) -> Bone:
+def mirrored(bone: Bone) -> Bone:
+    points, volume = bone
+    return points * (-1, 1, 1), volume
+
+
+def ribs(grid: Grid) -> Bone:
+    """Eleven ribs of the patient's left: an angle runs around the chest from the spine to the front."""
     who = grid.who
+    number = np.arange(1, 12)[:, None]
+    angle = np.linspace(0.16, 2.5, ceil(25 * grid.per_cm))[None, :]
     start = who.apex - 0.8 + (number - 1) * who.rib_gap
-    angle = np.linspace(0.16, 2.5, ceil(34 * grid.per_cm / 1.3))
-    drop = who.rib_drop * (0.62 + 0.05 * number)
-    y = start + drop * ((1 - np.cos(angle * 0.95)) / 2) ** 1.25 - 1.1 * np.sin(angle) * (number > 1)
-    width = np.maximum(lung_edge(who, y), 5.2 + 1.4 * number) if number < 3 else lung_edge(who, y)
-    reach = width + 0.35
-    z = -0.46 * who.depth * np.cos(angle)
-    x = side * (reach * np.sin(angle))
-    path = np.stack((x, y, z), axis=1)
-    zero = np.zeros_like(angle)
-    half_height = 0.52 + 0.12 * np.sin(angle) + 0.12 * (angle > 1.6) * np.sin(angle - 1.6)
-    up = np.stack((zero, half_height, zero), axis=1)
-    out = 0.3 * np.stack((side * np.sin(angle), zero, -np.cos(angle)), axis=1)
-    points, volume = tube(path, up, out, ceil(2.2 * grid.per_cm), 0.3, 0.34)
-    fade = 1 - 0.75 * np.clip((angle - 1.7) / 0.8, 0, 1)
-    return points, volume * np.repeat(fade, len(volume) // len(fade)) * who.bone
+    fall = who.rib_drop * (0.62 + 0.05 * number) * ((1 - np.cos(angle * 0.95)) / 2) ** 1.25
+    y = start + fall - 1.1 * np.sin(angle) * (number > 1)
+    reach = np.maximum(lung_edge(who, y), np.minimum(5.2 + 1.4 * number, 8)) + 0.35
+    x, z = reach * np.sin(angle), -0.46 * who.depth * np.cos(angle) + np.zeros_like(y)
+    high = (0.52 + 0.12 * np.sin(angle) + 0.12 * np.sin(np.maximum(angle - 1.6, 0))) * np.ones_like(y)
+    zero = np.zeros_like(y)
+    up = np.stack((zero, high, zero), axis=-1)
+    out = 0.3 * np.stack((np.sin(angle) + zero, zero, zero - np.cos(angle)), axis=-1)
+    fade = who.bone * (1 - 0.75 * np.clip((angle - 1.7) / 0.8, 0, 1))  # towards the cartilage
+    return tube(np.stack((x, y, z), axis=-1), up, out, ceil(1.7 * grid.per_cm), 0.3 * fade, 0.34 * fade)
 
 
 def rod(grid: Grid, corners: list[tuple[float, float]], radius: float, cortex: float, marrow: float) -> Bone:
     """A long bone through given corners, smoothed to a curve, in the plane of the detector."""
     corner = np.array(corners, dtype=np.float64)
     length = np.linalg.norm(np.diff(corner, axis=0), axis=1).sum()
-    t = np.linspace(0, 1, ceil(length * grid.per_cm * 1.3))
+    t = np.linspace(0, 1, ceil(length * grid.per_cm) + 2)
     weights = np.array([_bernstein(len(corner) - 1, k, t) for k in range(len(corner))]).T
     xy = weights @ corner
     slope = np.gradient(xy, axis=0)
@@ -334,7 +349,7 @@ def rod(grid: Grid, corners: list[tuple[float, float]], radius: float, cortex: f
     zero = np.zeros_like(t)
     path = np.stack((xy[:, 0], xy[:, 1], zero), axis=1)
     up = radius * np.stack((-slope[:, 1], slope[:, 0], zero), axis=1)
-    return tube(path, up, np.zeros_like(up), ceil(4 * radius * grid.per_cm) + 6, cortex, marrow)
+    return tube(path, up, np.zeros_like(up), ceil(3 * radius * grid.per_cm) + 6, cortex, marrow)
 
 
 def _bernstein(n: int, k: int, t: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -348,11 +363,11 @@ def shoulder_joint(who: Patient, side: int) -> tuple[float, float]:
     return side * (17.4 + who.scapula * 0.3), who.apex + 1.4 + who.shoulder * 0.5
 
 
-def shoulder_girdle(grid: Grid, side: int) -> list[Bone]:
-    """Clavicle, scapula and the shaft of the humerus."""
+def shoulder_girdle(grid: Grid) -> list[Bone]:
+    """Clavicle, scapula and the shaft of the humerus, of the patient's left."""
     who = grid.who
-    joint, top = shoulder_joint(who, side)
-    out, joint = who.scapula * 0.6, abs(joint)
+    joint, top = shoulder_joint(who, 1)
+    out = who.scapula * 0.6
     tip = (12.3 + out, top + 14)
     clavicle = [(1.6, top + 1.6), (6, top + 1.4), (9, top - 2.4), (13, top - 3.8), (16.5, top - 3.0)]
     lateral = [(joint - 2, top + 1.2), (14.2 + out, top + 6), tip]
@@ -369,7 +384,7 @@ def shoulder_girdle(grid: Grid, side: int) -> list[Bone]:
         (shaft, 1.1, 1.0, 0.9),
     ]
     return [
-        rod(grid, [(side * x, y) for x, y in corners], radius, cortex * who.bone, marrow * who.bone)
+        rod(grid, corners, radius, cortex * who.bone, marrow * who.bone)
         for corners, radius, cortex, marrow in shapes
     ]
 
@@ -392,11 +407,12 @@ def vertebra(grid: Grid) -> Bone:
         rod(grid, [(0, -0.93), (0, 0.93)], 1.45, 0.5, 2.2),
         rod(grid, [(0, -0.1), (0, 1.0)], 0.28, 0.2, 0.15),
     ]
-    for end in (-0.93, 0.93):
-        parts.append(rod(grid, [(-1.45, end), (0, end * 0.84), (1.45, end)], 0.08, 0.07, 0))
-    for side in SIDES:
-        parts.append(rod(grid, [(side * 0.95, -0.7), (side * 0.95, 0.0)], 0.28, 0.17, 0.08))
-        parts.append(rod(grid, [(side * 1.1, -0.3), (side * 2.8, -0.7)], 0.34, 0.12, 0.12))
+    for s in SIDES:
+        parts += [
+            rod(grid, [(-1.45, s * 0.93), (0, s * 0.78), (1.45, s * 0.93)], 0.08, 0.07, 0),
+            rod(grid, [(s * 0.95, -0.7), (s * 0.95, 0.0)], 0.28, 0.17, 0.08),
+            rod(grid, [(s * 1.1, -0.3), (s * 2.8, -0.7)], 0.34, 0.12, 0.12),
+        ]
     return joined(parts)
 
 
@@ -406,10 +422,8 @@ def joined(parts: list[Bone]) -> Bone:
 
 def bones(grid: Grid) -> Field:
     """Thickness in cm of bone."""
-    parts = [spine(grid)]
-    for side in SIDES:
-        parts += [rib(grid, number, side) for number in range(1, 12)]
-        parts += shoulder_girdle(grid, side)
+    left = joined([ribs(grid), *shoulder_girdle(grid)])
+    parts = [spine(grid), left, mirrored(left)]
     heads = [ellipsoid(grid, *shoulder_joint(grid.who, side), 2.2, 2.4) for side in SIDES]
     return grid.blur([(grid.splat(*joined(parts)), 0.06)]) + 1.1 * (heads[0] + heads[1])
 

@@ -19,15 +19,15 @@ def _lobe(grid: Grid, lungs: tuple[Lung, Lung], rng: Generator) -> Field:
     x, y = grid.xy
     who, side = grid.who, chosen.side
     height = who.domes[(side + 1) // 2] - who.apex
-    fissure = who.apex + height * rng.uniform(0.42, 0.55)
+    fissure = who.apex + height * rng.uniform(0.42, 0.55)  # the left lung has no sharp one in this view
     ragged = 1.3 * grid.texture(rng, 3.0) + 0.5 * grid.texture(rng, 1.0)
-    sharp, wide = rng.uniform(0.5, 3.5), height * rng.uniform(0.05, 0.4)
+    sharp, wide = rng.uniform(0.5, 3.5) + (side > 0) * 2.5, height * rng.uniform(0.05, 0.4)
     lobe = rng.choice(["upper", "middle", "lower"])
     if lobe == "upper":
         edge = (fissure + 0.1 * (x * side - 6) + 0.15 * ragged - y) / sharp
         extent = (y - who.apex - wide + 0.2 * height + ragged) / 3
     elif lobe == "middle":
-        edge = (y - fissure - 0.06 * (x * side - 6) + 0.15 * ragged) / (sharp if side < 0 else 3)
+        edge = (y - fissure - 0.06 * (x * side - 6) + 0.15 * ragged) / sharp
         extent = (rng.uniform(6.0, 10.0) - x * side + ragged * 1.5) / 4
     else:
         edge = (y - fissure - wide + ragged) / 4
@@ -71,7 +71,8 @@ def other(grid: Grid, lungs: tuple[Lung, Lung], rng: Generator) -> Field:
     both = rng.random() < 0.3
     first = int(rng.integers(2))
     chosen = lungs if both else (lungs[first],)
-    return np.max([_effusion(grid, lung, rng) for lung in chosen], axis=0)
+    lost: Field = np.max([_effusion(grid, lung, rng) for lung in chosen], axis=0)
+    return lost
 
 
 def _bodies(
