@@ -226,7 +226,9 @@ def _windowed(values: Values, centre: float, width: float, function: str) -> Val
 
 
 def _look_up(ds: Dataset, item: Dataset, values: Values) -> Values | None:
-    """Values through a LUT item (PS3.3 C.11.1.1); None when it has fewer entries than it says."""
+    """Values through a LUT item (PS3.3 C.11.1.1); None when it is empty or shorter than it says."""
+    if item.get("LUTDescriptor") is None or item.get("LUTData") is None:
+        return None
     length, first, _ = (int(number) for number in item.LUTDescriptor)
     length = length or 2**16
     if first > 0x7FFF and values.min() < 0:
