@@ -1,0 +1,39 @@
+# make demo     everything on this machine, phantom radiographs through it, results in a demo PACS
+# make test     all tests
+# make check    format, lint, types
+# make clean    remove what these made; hilum-data, where studies are, stays
+
+PYTHON ?= $(firstword $(foreach name,python3.14 python3.13 python3.12 python3.11 python3,\
+	$(shell $(name) -c 'import sys, venv, ensurepip; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+VENV := .venv
+IN_VENV := $(VENV)/bin
+STUDIES ?=
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.base
+	$(IN_VENV)/hilum demo $(if $(STUDIES),--studies "$(STUDIES)")
+
+test: $(VENV)/.test
+	$(IN_VENV)/pytest
+
+check: $(VENV)/.test
+	$(IN_VENV)/ruff format --check
+	$(IN_VENV)/ruff check
+	$(IN_VENV)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(IN_VENV)/python:
+	@test -n "$(PYTHON)" || { echo "Hilum needs Python 3.11 or newer with venv, and finds none: \
+	install it (Debian: apt install python3 python3-venv) or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(IN_VENV)/python pyproject.toml constraints.txt
+	$(IN_VENV)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(IN_VENV)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,test]"
+	touch $@

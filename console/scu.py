@@ -1,0 +1,202 @@
+"""What we do as a client: find files to send, C-STORE them, C-ECHO, and C-FIND what a PACS has."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pynetdicom import AE, _config, build_context
+from pynetdicom.association import Association
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelFind,
+    Verification,
+)
+
+from console.wrap import PICTURES, manifest_lines, wrap
+from hilum.errors import PacsUnavailable
+
+_config.STORE_SEND_CHUNKED_DATASET = True  # a file goes out byte for byte, never re-encoded
+
+CONNECT_TIMEOUT_S = 5
+ANSWER_TIMEOUT_S = 60
+MOST_CONTEXTS = 126
+"""Presentation contexts asked for in one association; PS3.8 9.3.2.2 has room for 128."""
+
+_HEADER = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID")
+# C-STORE statuses, PS3.4 B.2.3
+_SUCCESS = 0x0000
+_WARNINGS = range(0xB000, 0xC000)
+_MEANINGS = {0xA7: "it has no room or cannot keep it now: send it again", 0xC0: "it cannot understand it"}
+_PENDING = (0xFF00, 0xFF01)  # C-FIND, PS3.4 C.4.1.1.4
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Whom we call, and as whom."""
+
+    host: str
+    port: int
+    called_ae_title: str
+    calling_ae_title: str
+
+    def __str__(self) -> str:
+        return f"{self.called_ae_title} at {self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A DICOM file on its way to a peer."""
+
+    path: Path
+    source: Path
+    """The file people know: another one, when `path` is a picture wrapped as DX."""
+    uid: str
+    study_uid: str
+    context: tuple[str, str]
+    """SOP class and transfer syntax."""
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A file that cannot be sent, and why."""
+
+    source: Path
+    because: str
+
+
+def find(places: Sequence[Path], *, wrapped_in: Path) -> Iterator[Outgoing | Unusable]:
+    """Yield every DICOM file in these files and folders, and every JPEG or PNG, wrapped as DX into a folder.
+
+    What else a folder holds is passed over; a file that was named itself is reported as unusable.
+    """
+    for place in places:
+        lines = manifest_lines(place)
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if path.suffix.lower() in PICTURES:
+                yield _picture(path, lines.get(path), wrapped_in)
+            elif _is_dicom(path):
+                yield described(path)
+            elif path == place:
+                yield Unusable(path, "neither a DICOM file nor a JPEG or PNG picture")
+
+
+def described(path: Path, source: Path | None = None) -> Outgoing | Unusable:
+    """A DICOM file with what its header says."""
+    try:
+        ds = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
+        context = (str(ds.file_meta.MediaStorageSOPClassUID), str(ds.file_meta.TransferSyntaxUID))
+        size_bytes = path.stat().st_size
+        uid, study_uid = str(ds.file_meta.MediaStorageSOPInstanceUID), str(ds.get("StudyInstanceUID", ""))
+        return Outgoing(path, source or path, uid, study_uid, context, size_bytes)
+    except Exception as error:  # the border with whoever made the file: a parser raises anything
+        return Unusable(source or path, f"not readable as DICOM: {error}")
+
+
+def send(files: Sequence[Outgoing], peer: Peer) -> Iterator[tuple[Outgoing, str | None]]:
+    """Send files one after another and yield each with None, or with why it did not arrive.
+
+    Raises PacsUnavailable when the peer does not take our association at all.
+    """
+    for group in _by_contexts(files):
+        assoc = _associate(peer, dict.fromkeys(each.context for each in group))
+        for each in group:
+            if not assoc.is_established:
+                assoc = _associate(peer, dict.fromkeys(each.context for each in group))
+            yield each, _store(assoc, each)
+        assoc.release()
+
+
+def echo(peer: Peer) -> None:
+    """Ask whether somebody is there (C-ECHO). Raises PacsUnavailable with the reason when not."""
+    assoc = _associate(peer, [(Verification, ExplicitVRLittleEndian)])
+    status = assoc.send_c_echo()
+    assoc.release()
+    if not status or status.Status != _SUCCESS:
+        raise PacsUnavailable(f"{peer} takes our association but does not answer C-ECHO with Success")
+
+
+def found(peer: Peer, study_uid: str) -> set[str]:
+    """SOP Instance UIDs that the peer has of a study, by C-FIND at IMAGE level.
+
+    Raises PacsUnavailable when it does not answer.
+    """
+    query = Dataset()
+    query.QueryRetrieveLevel = "IMAGE"
+    query.StudyInstanceUID = study_uid
+    query.SeriesInstanceUID = query.SOPInstanceUID = ""
+    model = StudyRootQueryRetrieveInformationModelFind
+    assoc = _associate(peer, [(model, ExplicitVRLittleEndian)])
+    answers = list(assoc.send_c_find(query, model))
+    assoc.release()
+    if not answers or not answers[-1][0] or answers[-1][0].Status != _SUCCESS:
+        raise PacsUnavailable(f"{peer} did not answer C-FIND with Success")
+    return {str(ds.SOPInstanceUID) for status, ds in answers if ds is not None and status.Status in _PENDING}
+
+
+def _picture(path: Path, line: dict[str, str] | None, wrapped_in: Path) -> Outgoing | Unusable:
+    try:
+        ds = wrap(path, line)
+    except (OSError, ValueError) as error:
+        return Unusable(path, f"not readable as a picture: {error}")
+    wrapped = wrapped_in / f"{ds.SOPInstanceUID}.dcm"
+    ds.save_as(wrapped, enforce_file_format=True)
+    return described(wrapped, path)
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file begins as PS3.10 7.1 says: 128 bytes of preamble, then DICM."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _by_contexts(files: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
+    """Files in groups whose presentation contexts fit into one association."""
+    group: list[Outgoing] = []
+    contexts: set[tuple[str, str]] = set()
+    for each in files:
+        if len(contexts | {each.context}) > MOST_CONTEXTS:
+            yield group
+            group, contexts = [], set()
+        group.append(each)
+        contexts.add(each.context)
+    if group:
+        yield group
+
+
+def _associate(peer: Peer, contexts: Iterable[tuple[str, str]]) -> Association:
+    ae = AE(ae_title=peer.calling_ae_title)
+    ae.connection_timeout = CONNECT_TIMEOUT_S
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ANSWER_TIMEOUT_S
+    asked = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
+    assoc = ae.associate(peer.host, peer.port, contexts=asked, ae_title=peer.called_ae_title)
+    if assoc.is_established:
+        return assoc
+    if assoc.is_rejected:
+        raise PacsUnavailable(
+            f"{peer} rejects our association: does it go by this AE title, and know {peer.calling_ae_title}?"
+        )
+    raise PacsUnavailable(f"{peer} does not answer, or accepts nothing of what we offer")
+
+
+def _store(assoc: Association, each: Outgoing) -> str | None:
+    """None when it arrived, else why not."""
+    try:
+        status = assoc.send_c_store(each.path)
+    except (ValueError, RuntimeError, AttributeError, OSError) as error:
+        return _refused_context(each) if isinstance(error, ValueError) else str(error)
+    if not status:
+        return "the peer ended the association without an answer"
+    code = int(status.Status)
+    if code == _SUCCESS or code in _WARNINGS:
+        return None
+    comment = status.get("ErrorComment", "") or _MEANINGS.get(code >> 8, "refused")
+    return f"0x{code:04X}: {comment}"
+
+
+def _refused_context(each: Outgoing) -> str:
+    sop_class, syntax = (UID(uid).name for uid in each.context)
+    return f"the peer does not accept {sop_class} in {syntax}"
