@@ -189,10 +189,11 @@ def _upsert_study(session: Session, received: Received) -> None:
         study_date=received.study_date,
         study_description=received.study_description,
     )
-    if received.urgent:
-        statement = statement.on_conflict_do_update(index_elements=["study_uid"], set_={"urgent": True})
-    else:
-        statement = statement.on_conflict_do_nothing()
+    # a row that is there is locked too, by everybody: senders of one study take turns from here on, where
+    # locks taken in different orders would be a deadlock
+    statement = statement.on_conflict_do_update(
+        index_elements=["study_uid"], set_={"urgent": or_(Study.urgent, statement.excluded.urgent)}
+    )
     session.execute(statement)
 
 
