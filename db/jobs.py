@@ -250,7 +250,8 @@ def cancel(session: Session, study_uid: str) -> int:
 
     Work that is going on loses its lease, so that its result is dropped.
     """
-    statement = update(Job).where(Job.study_uid == study_uid, Job.state != JobState.DONE)
+    unfinished = Job.state.not_in([JobState.DONE, JobState.CANCELLED])
+    statement = update(Job).where(Job.study_uid == study_uid, unfinished)
     return _changed(session, statement.values(state=JobState.CANCELLED, lease_token=None, lease_until=None))
 
 
