@@ -126,6 +126,11 @@ class Grid:
         dx, dy = self.who.shift
         return across * c + down * s - dx, down * c - across * s - dy
 
+    @cached_property
+    def edge(self) -> Field:
+        """Half width of the chest's inside at each pixel's height."""
+        return lung_edge(self.who, self.xy[1])
+
     def pixel(self, points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Column and row at which points fall; what lies in front moves with the patient's turn."""
         c, s = cos(self.who.angle), sin(self.who.angle)
@@ -140,13 +145,14 @@ class Grid:
         inside = (column >= 0) & (column < self.columns - 1) & (row >= 0) & (row < self.rows - 1)
         column, row, volume = column[inside], row[inside], volume[inside] * self.per_cm**2
         left, top = column.astype(np.int64), row.astype(np.int64)
-        right, low = column - left, row - top
+        right, low = volume * (column - left), row - top
         height, width = self.spectrum_shape
         at = top * width + left
         index = np.concatenate((at, at + 1, at + width, at + width + 1))
+        lower_right, lower = right * low, volume * low
         share = np.concatenate(
-            ((1 - right) * (1 - low), right * (1 - low), (1 - right) * low, right * low)
-        ) * np.tile(volume, 4)
+            (volume - right - lower + lower_right, right - lower_right, lower - lower_right, lower_right)
+        )
         return np.bincount(index, share, height * width).reshape(height, width).astype(np.float32)
 
     @property
@@ -206,7 +212,7 @@ def lung_edge(who: Patient, y: NDArray[np.floating]) -> NDArray[np.floating]:
     """Half width of the chest's inside at height y."""
     rise = np.clip((2 - y) / (2 - who.apex), 0, 1)
     width: NDArray[np.floating[Any]] = (
-        4.9 + (who.half_width - 4.9) * np.sqrt(1 - rise**2.3) + 0.05 * np.clip(y, 0, 12)
+        4.9 + (who.half_width - 4.9) * np.sqrt(1 - rise * rise) + 0.05 * np.clip(y, 0, 12)
     )
     return width
 
@@ -226,9 +232,10 @@ class Lung:
 def lung(grid: Grid, side: int) -> Lung:
     who, (x, y) = grid.who, grid.xy
     ax = x * side
-    edge = lung_edge(who, y).astype(np.float32)
+    edge = grid.edge
     rise = np.clip((2 - y) / (2 - who.apex), 0, 1)
-    medial = 4.9 - 3.4 * np.sqrt(np.maximum(1 - rise**4, 0))
+    rise *= rise
+    medial = 4.9 - 3.4 * np.sqrt(np.maximum(1 - rise * rise, 0))
     across = np.clip((ax - medial) / np.maximum(edge - medial, 0.05), 0, 1)
     wall = np.sqrt(1 - across**2) * rounded((ax - medial) / 3.5) * (ax < edge)
     top = rounded((y - who.apex) / 9)
@@ -248,12 +255,12 @@ def soft_tissue(grid: Grid) -> Field:
     outline_x = np.array([who.neck - 0.6, who.neck, who.neck + 1.5, 10, 13.5, 17, 20, 22.5, 24])
     outline_y = np.array([-40, -21, -18.8, -17.4, -16.6, -15.6, -13.6, -9, 0]) + who.shoulder
     top = np.interp(ax, outline_x, outline_y).astype(np.float32)
-    torso = lung_edge(who, np.maximum(y, 0)).astype(np.float32) + (0.6 + who.fat)
+    torso = np.where(y < 0, lung_edge(who, np.zeros(1)).astype(np.float32), grid.edge) + (0.6 + who.fat)
     axilla = step((who.shoulder - 1.5 - 0.5 * (ax - 14) - y) / 5)
     width = np.minimum(torso + (26 - torso) * axilla, np.interp(y, outline_y, outline_x).astype(np.float32))
     depth = np.interp(y, [-24, -17, -11, -4, 6, 22], [0.55, 0.56, 0.8, 0.97, 1.0, 1.06]).astype(np.float32)
     across = np.clip(ax / width, 0, 1)
-    trunk = who.depth * depth * np.sqrt(1 - across**2.6) * rounded((y - top) / 6)
+    trunk = who.depth * depth * np.sqrt(1 - across * across * across) * rounded((y - top) / 6)
     body: Field = np.maximum(trunk, arms(grid)) + breasts(grid)
     return body
 
@@ -284,7 +291,7 @@ def mediastinum(grid: Grid) -> Field:
         (ellipsoid(grid, 2.6 + shift, base - 2.2, 7.3 * size, 4.9 * size, who.heart_tilt), 13.0),
         (ellipsoid(grid, -1.2 + shift, base - 4.0, 3.0 * size, 5.4 * size, 8), 11.0),
         (ellipsoid(grid, 2.1 + shift, base - 8.4, 2.6 * size, 4.2 * size, -10), 9.0),
-        (ellipsoid(grid, 0.8 + shift, base + 1.5, 6.5, 4.0), 12.0),
+        (ellipsoid(grid, 0.8 + shift, base + 1.5, 7.0, 4.6) ** 2, 15.0),
         (ellipsoid(grid, -3.4, who.apex + 12.2, 1.3, 2.6, 12), 2.6),
         (ellipsoid(grid, 3.9, who.apex + 11.2, 1.4, 2.2, -15), 2.6),
         (ellipsoid(grid, 1.9, who.apex + 7.0, 2.0, 2.3), 9.0),
@@ -323,7 +330,7 @@ def ribs(grid: Grid) -> Bone:
     """Eleven ribs of the patient's left: an angle runs around the chest from the spine to the front."""
     who = grid.who
     number = np.arange(1, 12)[:, None]
-    angle = np.linspace(0.16, 2.5, ceil(25 * grid.per_cm))[None, :]
+    angle = np.linspace(0.16, 2.5, ceil(22 * grid.per_cm))[None, :]
     start = who.apex - 0.8 + (number - 1) * who.rib_gap
     fall = who.rib_drop * (0.62 + 0.05 * number) * ((1 - np.cos(angle * 0.95)) / 2) ** 1.25
     y = start + fall - 1.1 * np.sin(angle) * (number > 1)
@@ -334,7 +341,7 @@ def ribs(grid: Grid) -> Bone:
     up = np.stack((zero, high, zero), axis=-1)
     out = 0.3 * np.stack((np.sin(angle) + zero, zero, zero - np.cos(angle)), axis=-1)
     fade = who.bone * (1 - 0.75 * np.clip((angle - 1.7) / 0.8, 0, 1))  # towards the cartilage
-    return tube(np.stack((x, y, z), axis=-1), up, out, ceil(1.7 * grid.per_cm), 0.3 * fade, 0.34 * fade)
+    return tube(np.stack((x, y, z), axis=-1), up, out, ceil(1.5 * grid.per_cm), 0.36 * fade, 0.44 * fade)
 
 
 def rod(grid: Grid, corners: list[tuple[float, float]], radius: float, cortex: float, marrow: float) -> Bone:
@@ -348,8 +355,10 @@ def rod(grid: Grid, corners: list[tuple[float, float]], radius: float, cortex: f
     slope /= np.linalg.norm(slope, axis=1, keepdims=True)
     zero = np.zeros_like(t)
     path = np.stack((xy[:, 0], xy[:, 1], zero), axis=1)
-    up = radius * np.stack((-slope[:, 1], slope[:, 0], zero), axis=1)
-    return tube(path, up, np.zeros_like(up), ceil(3 * radius * grid.per_cm) + 6, cortex, marrow)
+    girth = np.sqrt(1 - 0.9 * np.abs(2 * t - 1) ** 16)  # its ends are round
+    up = radius * girth[:, None] * np.stack((-slope[:, 1], slope[:, 0], zero), axis=1)
+    count = ceil(2.5 * radius * grid.per_cm) + 6
+    return tube(path, up, np.zeros_like(up), count, cortex * girth, marrow * girth)
 
 
 def _bernstein(n: int, k: int, t: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -374,7 +383,7 @@ def shoulder_girdle(grid: Grid) -> list[Bone]:
     medial = [(11.2 + out, top - 1.6), (9.8 + out, top + 6), tip]
     blade = [(13.4 + out, top), (12.8 + out, top + 7), tip]
     ridge = [(10.8 + out, top + 2.0), (13 + out, top + 0.2), (joint + 0.6, top - 3)]
-    shaft = [(joint + 0.5, top + 1), (joint + 1.0, top + 8), (joint + 3.2 + who.arm_spread, 32)]
+    shaft = [(joint + 0.5, top + 1), (joint + 1.0, top + 8), (joint + 2.0 + 0.6 * who.arm_spread, 23)]
     shapes = [
         (clavicle, 0.6, 0.8, 0.65),
         (lateral, 0.34, 0.34, 0.3),
@@ -409,7 +418,7 @@ def vertebra(grid: Grid) -> Bone:
     ]
     for s in SIDES:
         parts += [
-            rod(grid, [(-1.45, s * 0.93), (0, s * 0.78), (1.45, s * 0.93)], 0.08, 0.07, 0),
+            rod(grid, [(-1.45, s * 0.93), (0, s * 0.78), (1.45, s * 0.93)], 0.08, 0.035, 0),
             rod(grid, [(s * 0.95, -0.7), (s * 0.95, 0.0)], 0.28, 0.17, 0.08),
             rod(grid, [(s * 1.1, -0.3), (s * 2.8, -0.7)], 0.34, 0.12, 0.12),
         ]
@@ -481,16 +490,18 @@ def airway(grid: Grid) -> Field:
     top = grid.who.apex
     carina = top + 8.6
     ways = [
-        rod(grid, [(0.15, top - 9), (0.0, top), (-0.1, carina)], 0.85, 0.25, 2.0),
-        rod(grid, [(-0.2, carina - 0.3), (-1.4, carina + 1.6), (-3.0, carina + 3.2)], 0.6, 0.15, 1.0),
-        rod(grid, [(0.2, carina - 0.3), (1.8, carina + 1.4), (4.0, carina + 2.4)], 0.55, 0.15, 0.9),
+        rod(grid, [(0.15, top - 9), (0.0, top), (-0.1, carina)], 0.85, 0.3, 4.0),
+        rod(grid, [(-0.2, carina - 0.3), (-1.4, carina + 1.6), (-3.0, carina + 3.2)], 0.6, 0.15, 1.7),
+        rod(grid, [(0.2, carina - 0.3), (1.8, carina + 1.4), (4.0, carina + 2.4)], 0.55, 0.15, 1.5),
     ]
     return grid.blur([(grid.splat(*joined(ways)), 0.12)])
 
 
-def stomach(grid: Grid, rng: Generator) -> Field:
+def bowel_gas(grid: Grid, rng: Generator) -> Field:
     """Thickness in cm of the gas under the left dome and in the bowel."""
-    dome = grid.who.domes[1]
-    size = rng.uniform(0, 2.2)
-    gas = ellipsoid(grid, rng.uniform(4.5, 7.5), dome + 1.4 + size * 0.8, 1.2 + 1.6 * size, 0.4 + 0.7 * size)
-    return gas * rng.uniform(1.5, 5.0)
+    dome, size = grid.who.domes[1], rng.uniform(0, 2.2)
+    x, y = rng.uniform(4.5, 7.5), dome + 1.4 + size * 0.8
+    bubble = ellipsoid(grid, x, y, 1.2 + 1.6 * size, 0.4 + 0.7 * size)
+    loops = np.maximum(grid.texture(rng, 1.8) - rng.uniform(0.8, 2.5), 0) * step((grid.xy[1] - dome - 4) / 4)
+    gas: Field = bubble * rng.uniform(1.0, 5.0) + np.minimum(loops, 1.5) * rng.uniform(0.5, 1.5)
+    return gas
