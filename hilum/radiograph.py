@@ -71,9 +71,9 @@ def to_display(ds: Dataset) -> NDArray[np.uint8]:
 def stored_values(ds: Dataset) -> NDArray[np.uint16 | np.int16]:
     """Return the decoded pixels, (Rows, Columns), as stored: int16 or uint16 by Pixel Representation.
 
-    Bits outside Bits Stored, where old files keep overlays, are removed. Raises as `to_display` does.
+    Bits above Bits Stored, where old files keep overlays, are removed. Raises as `to_display` does.
     """
-    bits, top_bit = _require_gray(ds)
+    _require_gray(ds)
     try:
         decoded = ds.pixel_array
     except MemoryError:
@@ -82,11 +82,11 @@ def stored_values(ds: Dataset) -> NDArray[np.uint16 | np.int16]:
         raise Undecodable(f"the pixels cannot be decoded: {error}") from error
     if decoded.ndim != 2:
         raise Undecodable(f"the pixels decode to {decoded.ndim} dimensions, not to rows and columns")
+    native = not ds.file_meta.TransferSyntaxUID.is_encapsulated
+    if native and _number(ds, "HighBit") not in (ds.BitsStored - 1, None):
+        raise Undecodable("its High Bit is not Bits Stored less one, as PS3.5 8.1.1 demands")
     signed = ds.get("PixelRepresentation") == 1
-    values = decoded.astype(np.int16 if signed else np.uint16, copy=False)
-    if (bits, top_bit) == (16, 15):
-        return np.ascontiguousarray(values)
-    return (values << (15 - top_bit)) >> (16 - bits)  # the second shift extends the sign
+    return np.ascontiguousarray(decoded, dtype=np.int16 if signed else np.uint16)
 
 
 def pixel_hash(ds: Dataset) -> str:
@@ -140,8 +140,8 @@ def _proven_by(sample: Path) -> UID | None:
     return ds.file_meta.TransferSyntaxUID if np.abs(decoded - ramp).max() <= 2 else None
 
 
-def _require_gray(ds: Dataset) -> tuple[int, int]:
-    """Bits Stored and High Bit; raises NotARadiograph unless this is one gray frame of at most 16 bits."""
+def _require_gray(ds: Dataset) -> None:
+    """Raise unless this is one gray frame of at most 16 bits."""
     photometric = ds.get("PhotometricInterpretation", "")
     if ds.get("SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise NotARadiograph(f"the image is in colour ({photometric or 'of an unknown kind'})")
@@ -149,20 +149,9 @@ def _require_gray(ds: Dataset) -> tuple[int, int]:
         raise NotARadiograph("the image has more than one frame")
     if "PixelData" not in ds:
         raise NotARadiograph("the object has no integer pixels")
-    bits, high_bit = int(_number(ds, "BitsStored") or 0), _number(ds, "HighBit")
-    if high_bit is None or _transfer_syntax(ds).is_encapsulated:
-        high_bit = bits - 1
-    top_bit = int(high_bit)
-    if not 1 <= bits <= top_bit + 1 <= 16:
-        raise NotARadiograph(f"its pixels have {bits} bits up to bit {top_bit}: 1 to 16 are read")
-    return bits, top_bit
-
-
-def _transfer_syntax(ds: Dataset) -> UID:
-    uid = ds.file_meta.get("TransferSyntaxUID")
-    if uid is None or not uid.is_transfer_syntax:
-        raise Undecodable("the file does not say in which transfer syntax it is")
-    return UID(uid)
+    bits = _number(ds, "BitsStored") or 0
+    if not 1 <= bits <= 16:
+        raise NotARadiograph(f"its pixels have {bits:g} bits: 1 to 16 are read")
 
 
 def _gray_table(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
@@ -208,7 +197,7 @@ def _voi(ds: Dataset, values: Values) -> Values | None:
     if ds.get("VOILUTSequence"):
         looked_up = _look_up(ds, ds.VOILUTSequence[0], values)
         if looked_up is not None:
-            return _stretched(looked_up, looked_up)
+            return _between(looked_up.min(), looked_up.max(), looked_up)
     centre, width = _number(ds, "WindowCenter"), _number(ds, "WindowWidth")
     if centre is None or width is None or width <= 0:
         return None
@@ -245,13 +234,17 @@ def _lut_entries(ds: Dataset, data: Any, length: int) -> Values:
         return np.atleast_1d(np.asarray(data, dtype=np.float64))
     if len(data) in (length, length + 1):  # two 8-bit entries a word
         return np.frombuffer(data, dtype=np.uint8).astype(np.float64)
-    order = "<" if _transfer_syntax(ds).is_little_endian else ">"
+    order = "<" if ds.file_meta.TransferSyntaxUID.is_little_endian else ">"
     return np.frombuffer(data[: len(data) // 2 * 2], dtype=f"{order}u2").astype(np.float64)
 
 
 def _stretched(values: Values, shown: Values) -> Values:
     """Values as 0 to 1, so that all but the outermost half percent of those shown are told apart."""
     low, high = np.percentile(shown, (0.5, 99.5)) if shown.size else (0.0, 1.0)
+    return _between(low, high, values)
+
+
+def _between(low: float, high: float, values: Values) -> Values:
     return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
 
 
