@@ -152,6 +152,12 @@ def reach(session: Session, study_uid: str, state: StudyState) -> None:
     session.execute(update(Study).where(Study.study_uid == study_uid).values(state=state))
 
 
+def states(session: Session, study_uids: Sequence[str]) -> dict[str, StudyState]:
+    """How far each of these studies has come; those that are not known are left out."""
+    rows = session.execute(select(Study.study_uid, Study.state).where(Study.study_uid.in_(study_uids)))
+    return {row[0]: row[1] for row in rows}
+
+
 def counts(session: Session) -> dict[StudyState, int]:
     """How many studies there are in each state."""
     rows = session.execute(select(Study.state, func.count()).group_by(Study.state))
