@@ -1,0 +1,41 @@
+"""Bells, rung outside a C-STORE answer's way: a broker that is away costs half a second each."""
+
+import logging
+from queue import Full, Queue
+from threading import Thread
+
+from hilum.queue import PREPARE, ring
+
+log = logging.getLogger(__name__)
+
+_MOST_WAITING = 1000
+_EARLY_S = 0.05  # a bell that came before its job is due would have to be rung again
+
+
+class Bells:
+    """Rings for studies from a thread of its own; what it cannot ring for is found by the sweep."""
+
+    def __init__(self) -> None:
+        self._waiting: Queue[tuple[str, bool, float] | None] = Queue(_MOST_WAITING)
+        self._thread = Thread(target=self._ring_all, name="bells", daemon=True)
+        self._thread.start()
+
+    def ring(self, study_uid: str, *, urgent: bool, settle_s: float) -> None:
+        """Have the study prepared once it has settled."""
+        try:
+            self._waiting.put_nowait((study_uid, urgent, settle_s + _EARLY_S))
+        except Full:
+            log.warning("too many bells wait; the sweep will ring for study %s", study_uid)
+
+    def stop(self, patience_s: float) -> None:
+        """Ring what waits, for this long at most."""
+        try:
+            self._waiting.put_nowait(None)
+        except Full:
+            return
+        self._thread.join(patience_s)
+
+    def _ring_all(self) -> None:
+        while (bell := self._waiting.get()) is not None:
+            study_uid, urgent, countdown_s = bell
+            ring(PREPARE, study_uid, urgent=urgent, countdown_s=countdown_s)

@@ -1,0 +1,181 @@
+"""What a caller asks for, checked and answered: an association, a C-ECHO, a C-STORE."""
+
+import logging
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+from typing import cast
+
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from db import studies
+from db.session import transaction
+from db.studies import Received, Record, Recorded
+from dicom_listener import status
+from dicom_listener.bells import Bells
+from dicom_listener.contents import Contents, read_contents
+from dicom_listener.header import received, required_uid
+from dicom_listener.spool import Spool
+from dicom_listener.status import Refused
+from dicom_listener.upper_layer import caller, messages, wire
+from hilum.errors import StoreFull
+from hilum.settings import Settings, settings
+from hilum.store import INSTANCES, Store
+
+log = logging.getLogger(__name__)
+
+Rejection = tuple[int, int, int]
+"""Result, source and reason of an A-ASSOCIATE-RJ, PS3.8 9.3.4."""
+UNKNOWN_CALLER: Rejection = (1, 1, 3)
+NOT_OUR_NAME: Rejection = (1, 1, 7)
+TOO_MANY: Rejection = (2, 3, 2)
+
+
+def handle_request(event: Event, admit: Callable[[Association], bool]) -> None:
+    """Reject an association that the settings do not allow; otherwise let it be negotiated."""
+    assoc = event.assoc
+    wire(assoc).is_waiting = False
+    wire(assoc).longest_pdu = settings().max_pdu_bytes
+    try:
+        rejection = _rejection(assoc, settings(), admit)
+    except Exception:  # the border with whoever called: what cannot be checked is not let in
+        log.exception("the association request of %s cannot be checked", assoc.requestor.address)
+        rejection = (UNKNOWN_CALLER, "it cannot be checked")
+    if rejection:
+        log.warning("rejected %s: %s", _requestor(assoc), rejection[1])
+        assoc.acse.send_reject(*rejection[0])
+        assoc.kill()  # waits until the rejection has gone out
+
+
+def handle_echo(event: Event) -> int:
+    """Answer a C-ECHO."""
+    log.info("C-ECHO from %s", caller(event.assoc))
+    return status.SUCCESS
+
+
+def handle_store(event: Event, store: Store, bells: Bells) -> int:
+    """Keep one object, then answer with a C-STORE status (PS3.4 B.2.3).
+
+    SUCCESS means: the file is on disk and its row is committed, so the sender may delete its copy.
+    If the broker is away, the sweep finds the row later.
+    """
+    uid = cast(C_STORE, event.request).AffectedSOPInstanceUID
+    try:
+        return _keep(event, store, bells)
+    except Refused as refusal:
+        log.warning("refused %r of %s with 0x%04X: %s", uid, caller(event.assoc), refusal.status, refusal)
+        return refusal.status
+    except (StoreFull, OSError, SQLAlchemyError, MemoryError) as error:
+        log.error("cannot keep %r of %s: %s", uid, caller(event.assoc), _without_values(error))
+        return status.OUT_OF_RESOURCES
+    except (
+        Exception
+    ) as error:  # the border with whoever sent it: decoding a stranger's bytes can raise anything
+        log.warning("refused %r of %s: %s", uid, caller(event.assoc), type(error).__name__)
+        log.debug("the refused object of %s", caller(event.assoc), exc_info=True)
+        return status.CANNOT_UNDERSTAND
+
+
+def handle_end(event: Event) -> None:
+    """Log that an association is over."""
+    how = event.event.name.removeprefix("EVT_").lower()
+    log.info("association of %s %s", caller(event.assoc), how)
+
+
+def handle_close(event: Event) -> None:
+    """Remove what a sender left half sent."""
+    messages(event.assoc).drop()
+
+
+def _keep(event: Event, store: Store, bells: Bells) -> int:
+    limits = settings()
+    spool = event.request._dataset_file
+    if not isinstance(spool, Spool):
+        raise Refused(status.CANNOT_UNDERSTAND, "the request has no data set")
+    spool.require_whole()
+    syntax = event.context.transfer_syntax
+    contents = read_contents(spool.path, spool.starts_at, syntax, most_mb=limits.max_object_mb)
+    _require_agreement(event, contents)
+    uid = required_uid(contents.header, "SOPInstanceUID")
+    sender_ae = event.assoc.requestor.ae_title.strip()
+    sender = limits.sender(sender_ae)
+    size_bytes = spool.path.stat().st_size
+    path = store.place(spool.path, INSTANCES, uid, syntax, contents.digest)
+    instance = received(
+        contents,
+        transfer_syntax_uid=syntax,
+        sender_ae=sender_ae,
+        sender_is_urgent=sender is not None and sender.urgent,
+        path=path,
+        size_bytes=size_bytes,
+    )
+    # A file stays when its row's fate is unknown: the row may be there, and a second try writes it again.
+    with transaction() as session:
+        record = studies.record(session, instance, settle_s=limits.settle_s)
+    if record.ring:
+        bells.ring(instance.study_uid, urgent=instance.urgent, settle_s=limits.settle_s)
+    return _answer(event, store, instance, record)
+
+
+def _answer(event: Event, store: Store, instance: Received, record: Record) -> int:
+    if record.kind is Recorded.DUPLICATE and record.path != instance.path:
+        store.path(instance.path).unlink(missing_ok=True)
+    if record.kind is Recorded.VARIANT:
+        log.warning("%s came from %s with other pixels: kept aside", instance.uid, caller(event.assoc))
+        return status.SUCCESS if settings().other_pixels == "success" else status.OTHER_PIXELS
+    log.info(
+        "%s of study %s from %s: %s, %d bytes",
+        instance.uid,
+        instance.study_uid,
+        caller(event.assoc),
+        record.kind,
+        instance.size_bytes,
+    )
+    return status.SUCCESS
+
+
+def _require_agreement(event: Event, contents: Contents) -> None:
+    """Refuse a data set that is another object than its request says, or of a class not agreed upon."""
+    request, header = cast(C_STORE, event.request), contents.header
+    if required_uid(header, "SOPInstanceUID") != request.AffectedSOPInstanceUID:
+        raise Refused(status.CANNOT_UNDERSTAND, "the data set has another SOP Instance UID than the request")
+    classes = {request.AffectedSOPClassUID, event.context.abstract_syntax}
+    if classes != {required_uid(header, "SOPClassUID")}:
+        raise Refused(status.NOT_ITS_CLASS, "the data set has another SOP Class UID than the request")
+
+
+def _rejection(
+    assoc: Association, limits: Settings, admit: Callable[[Association], bool]
+) -> tuple[Rejection, str] | None:
+    request = cast(A_ASSOCIATE, assoc.requestor.primitive)
+    called, calling = request.called_ae_title.strip(), request.calling_ae_title.strip()
+    if not limits.any_called_ae_title and called != limits.listener_ae_title:
+        return NOT_OUR_NAME, f"it calls {called!r}, and we are {limits.listener_ae_title!r}"
+    if limits.senders and not _is_known(calling, assoc.requestor.address, limits):
+        return UNKNOWN_CALLER, "it is no sender of the settings, or calls from another address"
+    if not admit(assoc):
+        return TOO_MANY, f"max_associations = {limits.max_associations} are open"
+    return None
+
+
+def _is_known(ae_title: str, address: str, limits: Settings) -> bool:
+    sender = limits.sender(ae_title)
+    if sender is None:
+        return False
+    return not sender.addresses or any(ip_address(address) in ip_network(each) for each in sender.addresses)
+
+
+def _requestor(assoc: Association) -> str:
+    return f"{cast(A_ASSOCIATE, assoc.requestor.primitive).calling_ae_title!r} at {assoc.requestor.address}"
+
+
+def _without_values(error: Exception) -> str:
+    """The error in words that name no patient: a statement's parameters are left out."""
+    if isinstance(error, DBAPIError):
+        return f"the database: {error.orig}"
+    if isinstance(error, SQLAlchemyError):
+        return f"the database: {type(error).__name__}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,183 @@
+"""The Storage and Verification SCP: one process, which may share its port with others."""
+
+import errno
+import logging
+import signal
+import socket
+import socketserver
+import tempfile
+import threading
+import time
+from functools import partial
+
+import pydicom.config
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom import AE, AllStoragePresentationContexts, VerificationPresentationContexts, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.transport import AssociationServer
+
+from dicom_listener.bells import Bells
+from dicom_listener.handlers import handle_close, handle_echo, handle_end, handle_request, handle_store
+from dicom_listener.upper_layer import Call, messages, wire
+from hilum.errors import SettingsError
+from hilum.radiograph import decodable_transfer_syntaxes
+from hilum.settings import Settings, settings
+from hilum.store import Store
+
+log = logging.getLogger(__name__)
+
+FINISH_S = 10.0
+"""Seconds that running C-STOREs get to finish when the process is to stop."""
+_MOST_WAITING = 32
+"""Connections that have not asked for an association; beyond them the oldest is closed."""
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+class Server(AssociationServer):
+    """Takes connections; knows which of them are associations that count."""
+
+    request_queue_size = 128
+
+    def __init__(self, ae: AE, store: Store, bells: Bells, limits: Settings) -> None:
+        self._shares_port = limits.listener_processes > 1
+        self._admitted: list[Association] = []
+        self._admission = threading.Lock()
+        super().__init__(
+            ae,
+            (limits.listener_host, limits.listener_port),
+            limits.listener_ae_title,
+            contexts(),
+            evt_handlers=[
+                (evt.EVT_REQUESTED, handle_request, [self.admit]),
+                (evt.EVT_C_ECHO, handle_echo),
+                (evt.EVT_C_STORE, handle_store, [store, bells]),
+                (evt.EVT_RELEASED, handle_end),
+                (evt.EVT_ABORTED, handle_end),
+                (evt.EVT_CONN_CLOSE, handle_close),
+            ],
+            request_handler=partial(Call, store=store),
+        )
+
+    def server_bind(self) -> None:
+        """Bind the port, alone or together with other processes of ours."""
+        if self._shares_port and self.socket:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
+
+    def verify_request(self, request: object, client_address: object) -> bool:
+        """Take every connection, but keep only so many that say nothing."""
+        silent = [assoc for assoc in self.active_associations if wire(assoc).is_waiting]
+        for assoc in silent[: max(0, len(silent) - _MOST_WAITING + 1)]:
+            wire(assoc).hang_up()
+        return True
+
+    def admit(self, assoc: Association) -> bool:
+        """Count an association, unless as many as may be are open."""
+        with self._admission:
+            self._admitted = [each for each in self._admitted if each.is_alive()]
+            if len(self._admitted) >= settings().max_associations:
+                return False
+            self._admitted.append(assoc)
+            return True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what went wrong with a connection, and go on."""
+        log.exception("a connection from %s could not be answered", client_address)
+
+    def stop(self, finish_s: float) -> None:
+        """Take no more connections, let requests under way be answered, then end what is open."""
+        socketserver.BaseServer.shutdown(self)
+        self.server_close()
+        deadline = time.monotonic() + finish_s
+        while open_ := self.active_associations:
+            for assoc in open_:
+                if messages(assoc).is_idle or time.monotonic() > deadline:
+                    assoc.abort()
+            time.sleep(0.02)
+
+
+def serve(limits: Settings) -> None:
+    """Listen until SIGTERM or SIGINT, then finish what is under way; SIGHUP reads the settings anew.
+
+    Of these, the address, the port, our name and the number of processes need a restart.
+
+    Raises
+    ------
+    SettingsError
+        When the address cannot be bound, because another program has it for example.
+    """
+    _set_up_libraries(limits)
+    store = Store(limits.store)
+    tempfile.tempdir = str(store.aside)  # objects stream to where a rename puts them into their place
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # before the first thread, which inherits it
+    bells = Bells()
+    server = _bound(limits, store, bells)
+    threading.Thread(target=server.serve_forever, name="listener", daemon=True).start()
+    log.info("%s listens on %s:%d", limits.listener_ae_title, limits.listener_host, limits.listener_port)
+    for _ in iter(lambda: signal.sigwait(_SIGNALS) == signal.SIGHUP, False):
+        _read_settings_anew()
+    log.info("stopping")
+    server.stop(FINISH_S)
+    bells.stop(patience_s=2)
+
+
+def contexts() -> list[PresentationContext]:
+    """Every storage class and Verification, in the transfer syntaxes that this machine decodes."""
+    syntaxes: list[str | UID] = [*sorted(decodable_transfer_syntaxes(), key=_preference)]
+    classes = [each.abstract_syntax for each in AllStoragePresentationContexts if each.abstract_syntax]
+    storage = [build_context(each, syntaxes) for each in classes]
+    return [*storage, *VerificationPresentationContexts]
+
+
+def _preference(syntax: UID) -> int:
+    """Of the syntaxes in one proposal the first of ours is taken: as little work and loss as can be."""
+    order = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+    last = [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian]
+    return order.index(syntax) - 2 if syntax in order else int(syntax in last)
+
+
+def _bound(limits: Settings, store: Store, bells: Bells) -> Server:
+    ae = AE(limits.listener_ae_title)
+    ae.maximum_pdu_size = limits.max_pdu_bytes
+    ae.maximum_associations = 1_000_000  # pynetdicom counts silent connections too; `admit` does not
+    try:
+        return Server(ae, store, bells, limits)
+    except OSError as error:
+        where = f"{limits.listener_host}:{limits.listener_port}"
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(
+                f"{where} is taken by another program: stop it, or choose another listener_port"
+            ) from error
+        raise SettingsError(f"listener_host, listener_port: {where} cannot be bound: {error}") from error
+
+
+def _read_settings_anew() -> None:
+    try:
+        settings.__wrapped__()
+    except SettingsError as error:
+        log.error("the settings stay as they were, because the new ones are wrong: %s", error)
+        return
+    settings.cache_clear()
+    log.info("read the settings anew: %d senders", len(settings().senders))
+
+
+def _set_up_libraries(limits: Settings) -> None:
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    _config.LOG_HANDLER_LEVEL = "none"
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    if limits.log_level != "DEBUG":
+        # they log values of data sets, and a page for everybody who hangs up; what matters we log ourselves
+        for name in ("pynetdicom", "pydicom"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    threading.excepthook = _log_thread_death
+
+
+def _log_thread_death(death: threading.ExceptHookArgs) -> None:
+    log.warning("an association broke: %s", death.exc_type.__name__)
