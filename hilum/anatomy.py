@@ -9,7 +9,7 @@ Beer-Lambert: what reaches the detector is exp(-sum of attenuation x thickness),
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, cos, pi, radians, sin
+from math import ceil, cos, floor, pi, radians, sin
 from typing import Any
 
 import numpy as np
@@ -201,11 +201,19 @@ def rounded(distance: Field) -> Field:
 
 def ellipsoid(grid: Grid, x: float, y: float, rx: float, ry: float, tilt: float = 0.0) -> Field:
     """Chord through an ellipsoid, 1 in its middle, 0 outside; tilt in degrees, clockwise."""
+    chord = np.zeros((grid.rows, grid.columns), np.float32)
+    column, row = (float(at[0]) for at in grid.pixel(np.array([[x, y, 0.0]])))
+    reach = max(rx, ry) * grid.per_cm + 1
+    near = np.s_[_part(row, reach), _part(column, reach)]
     c, s = cos(radians(tilt)), sin(radians(tilt))
-    dx, dy = grid.xy[0] - x, grid.xy[1] - y
+    dx, dy = grid.xy[0][near] - x, grid.xy[1][near] - y
     q = ((dx * c + dy * s) / rx) ** 2 + ((dy * c - dx * s) / ry) ** 2
-    chord: Field = np.sqrt(np.maximum(1 - q, 0))
+    chord[near] = np.sqrt(np.maximum(1 - q, 0))
     return chord
+
+
+def _part(centre: float, reach: float) -> slice:
+    return slice(max(floor(centre - reach), 0), max(ceil(centre + reach) + 1, 0))
 
 
 def lung_edge(who: Patient, y: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -357,7 +365,7 @@ def rod(grid: Grid, corners: list[tuple[float, float]], radius: float, cortex: f
     path = np.stack((xy[:, 0], xy[:, 1], zero), axis=1)
     girth = np.sqrt(1 - 0.9 * np.abs(2 * t - 1) ** 16)  # its ends are round
     up = radius * girth[:, None] * np.stack((-slope[:, 1], slope[:, 0], zero), axis=1)
-    count = ceil(2.5 * radius * grid.per_cm) + 6
+    count = ceil(2.2 * radius * grid.per_cm) + 5
     return tube(path, up, np.zeros_like(up), count, cortex * girth, marrow * girth)
 
 
