@@ -139,11 +139,10 @@ def _answer(event: Event, store: Store, instance: Received, record: Record) -> i
 
 def _require_agreement(event: Event, contents: Contents) -> None:
     """Refuse a data set that is another object than its request says, or of a class not agreed upon."""
-    request, header = cast(C_STORE, event.request), contents.header
-    if required_uid(header, "SOPInstanceUID") != request.AffectedSOPInstanceUID:
+    header = contents.header
+    if required_uid(header, "SOPInstanceUID") != cast(C_STORE, event.request).AffectedSOPInstanceUID:
         raise Refused(status.CANNOT_UNDERSTAND, "the data set has another SOP Instance UID than the request")
-    classes = {request.AffectedSOPClassUID, event.context.abstract_syntax}
-    if classes != {required_uid(header, "SOPClassUID")}:
+    if required_uid(header, "SOPClassUID") != event.context.abstract_syntax:
         raise Refused(status.NOT_ITS_CLASS, "the data set has another SOP Class UID than the request")
 
 

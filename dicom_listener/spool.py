@@ -40,10 +40,16 @@ class Spool:
         """Add these bytes, or discard them."""
         self.size_bytes += len(content)
         if self.fault is None and self.size_bytes > self._most_mb * _MB:
-            self._fail(
+            self.refuse(
                 Refused(OUT_OF_RESOURCES, f"the object is larger than max_object_mb = {self._most_mb}")
             )
         self._try(lambda: self._add(content))
+
+    def refuse(self, because: Refused | StoreFull | OSError) -> None:
+        """Discard what came and what comes."""
+        self.fault = because
+        with suppress(OSError):
+            os.ftruncate(self._file.fileno(), 0)  # others may need the room at once
 
     def flush(self) -> None:
         """Do nothing: every write is flushed."""
@@ -73,9 +79,4 @@ class Spool:
             try:
                 step()
             except (StoreFull, OSError) as error:
-                self._fail(error)
-
-    def _fail(self, fault: Refused | StoreFull | OSError) -> None:
-        self.fault = fault
-        with suppress(OSError):
-            os.ftruncate(self._file.fileno(), 0)  # others may need the room at once
+                self.refuse(error)

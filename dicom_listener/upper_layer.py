@@ -18,6 +18,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler
 
 from dicom_listener.spool import Spool
+from dicom_listener.status import NOT_ITS_CLASS, Refused
 from hilum.settings import settings
 from hilum.store import Store
 
@@ -138,11 +139,17 @@ class Messages(DIMSEServiceProvider):
 
     def _start_spool(self, message: DIMSEMessage) -> None:
         limits = settings()
-        message._data_set_file = Spool(  # type: ignore[assignment]
+        spool = Spool(
             message._data_set_file,  # type: ignore[arg-type]
             most_mb=limits.max_object_mb,
             require_free=lambda: self._store.require_free(limits.keep_free_mb),
         )
+        message._data_set_file = spool  # type: ignore[assignment]
+        agreed = self.assoc._accepted_cx[cast(int, message.context_id)].abstract_syntax
+        if message.command_set.AffectedSOPClassUID != agreed:
+            # pynetdicom would abort here, and the sender's other objects would be lost with this one
+            spool.refuse(Refused(NOT_ITS_CLASS, "the SOP Class is not the one of its presentation context"))
+            message.command_set.AffectedSOPClassUID = agreed
 
 
 class Call(RequestHandler):
