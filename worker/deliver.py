@@ -3,7 +3,9 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from typing import Any
+
+from celery.signals import worker_process_shutdown
 
 from db import jobs, reports
 from db.jobs import Claim
@@ -18,6 +20,8 @@ from worker.work import Bell, work_on
 
 CHECKS_BEFORE_RESENDING = 4
 """How often C-FIND may miss an object that was answered with Success before it is sent again."""
+
+_kept: dict[tuple[int, Destination], Pacs] = {}
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def _parcel(delivery_id: int) -> _Parcel:
 
 def _send(destination: Destination, parcel: _Parcel, *, resend: bool) -> set[str]:
     """Send what is not sent, and return the UIDs that the destination's rule does not find there yet."""
-    pacs = _pacs(os.getpid(), destination, settings().listener_ae_title)
+    pacs = _pacs(destination)
     if resend or not parcel.was_sent:
         pacs.store(parcel.objects)
     if destination.final_when == "success":
@@ -129,7 +133,17 @@ def _refused(claim: Claim, parcel: _Parcel, because: str) -> list[Bell]:
     return []
 
 
-@cache
-def _pacs(pid: int, destination: Destination, calling_ae_title: str) -> Pacs:
-    """One for each process: associations do not survive a fork."""
-    return Pacs(destination, calling_ae_title)
+def _pacs(destination: Destination) -> Pacs:
+    """The destination as this process knows it; after a fork it is another, which has no association yet."""
+    key = (os.getpid(), destination)
+    if key not in _kept:
+        _kept[key] = Pacs(destination, settings().listener_ae_title)
+    return _kept[key]
+
+
+@worker_process_shutdown.connect
+def release_associations(**_: Any) -> None:
+    """Release the associations that this process keeps, so that no PACS waits for their end."""
+    for (pid, _destination), pacs in _kept.items():
+        if pid == os.getpid():
+            pacs.close()
