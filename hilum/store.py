@@ -30,7 +30,7 @@ class Store:
     def aside(self) -> Path:
         """Where files are written before they are whole; on the store's file system, so that rename works."""
         folder = self.root / _ASIDE
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_durably(folder, self.root)
         return folder
 
     def path(self, relative: str) -> Path:
