@@ -1,0 +1,166 @@
+"""What an operator may write, what wins, and what a mistake is called."""
+
+from pathlib import Path
+
+import pytest
+
+from hilum.errors import SettingsError
+from hilum.settings import Settings, settings
+from tests.conftest import SettingsChange
+
+CONFIGURATION = """
+settle_s = 4.0
+listener_ae_title = "READER"
+
+[[senders]]
+ae_title = "CT_ROOM"
+destinations = ["archive"]
+urgent = true
+
+[[senders]]
+ae_title = "WARD"
+
+[[destinations]]
+name = "archive"
+ae_title = "ARCHIVE"
+host = "pacs"
+port = 104
+
+[[destinations]]
+name = "research"
+ae_title = "RESEARCH"
+host = "10.0.0.7"
+port = 11112
+final_when = "c-find"
+"""
+
+
+@pytest.fixture
+def toml(hilum_env: SettingsChange) -> Path:
+    """A configuration file in the working folder."""
+    path = Path("hilum.toml")
+    path.write_text(CONFIGURATION)
+    settings.cache_clear()
+    return path
+
+
+def refusal() -> str:
+    settings.cache_clear()
+    with pytest.raises(SettingsError) as caught:
+        settings()
+    return str(caught.value)
+
+
+def test_without_a_file_the_defaults_are_in_force(hilum_env: SettingsChange) -> None:
+    in_force = hilum_env()
+    assert in_force.settle_s == 2.0
+    assert in_force.database.startswith("sqlite:///")
+    assert in_force.broker == f"redis+socket://{in_force.data_dir}/valkey.sock"
+    assert in_force.store == in_force.data_dir / "store"
+
+
+def test_the_file_is_read_and_the_environment_goes_before_it(
+    toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HILUM_SETTLE_S", "0.5")
+    assert settings().listener_ae_title == "READER"
+    assert settings().settle_s == 0.5
+
+
+def test_a_file_elsewhere_is_named_by_a_variable(
+    hilum_env: SettingsChange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text("settle_s = 9")
+    monkeypatch.setenv("HILUM_CONFIG", str(elsewhere))
+    settings.cache_clear()
+    assert settings().settle_s == 9
+    monkeypatch.setenv("HILUM_CONFIG", "/not/there.toml")
+    assert refusal() == "HILUM_CONFIG: there is no file /not/there.toml"
+
+
+def test_settings_are_read_once_and_cannot_be_changed(toml: Path) -> None:
+    assert settings() is settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings().settle_s = 1  # type: ignore[misc]
+
+
+def test_an_unknown_key_is_refused_by_name(toml: Path) -> None:
+    toml.write_text("setle_s = 4.0")
+    assert "setle_s" in refusal()
+
+
+def test_an_unknown_variable_is_refused_by_name(
+    hilum_env: SettingsChange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HILUM_SETLE_S", "4")
+    assert refusal() == "HILUM_SETLE_S: there is no such setting; `hilum init` lists them all"
+
+
+def test_a_file_that_is_not_toml_is_named(toml: Path) -> None:
+    toml.write_text("settle_s: 4")
+    assert refusal().startswith("hilum.toml: not TOML:")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("SETTLE_S", "soon", "settle_s: Input should be a valid number"),
+        ("SETTLE_S", "-1", "settle_s: Input should be greater than or equal to 0"),
+        ("LISTENER_PORT", "70000", "listener_port: Input should be less than or equal to 65535"),
+        ("LISTENER_AE_TITLE", "SEVENTEEN_LETTERS", "listener_ae_title: Value error, an AE title has 1 to 16"),
+        ("LISTENER_AE_TITLE", "A\\B", "no backslash"),
+        ("LISTENER_AE_TITLE", "  ", "1 to 16"),
+        ("DEVICE", "tpu", "device: Input should be 'auto', 'cpu' or 'cuda'"),
+        ("SENDERS", '[{"ae_title": "A", "addresses": ["10.0.0"]}]', "senders.0.addresses.0"),
+    ],
+)
+def test_a_wrong_value_is_told_in_words(
+    name: str, value: str, words: str, hilum_env: SettingsChange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"HILUM_{name}", value)
+    assert words in refusal()
+
+
+def test_a_sender_whose_destination_is_misspelt_is_refused(toml: Path) -> None:
+    toml.write_text(CONFIGURATION.replace('destinations = ["archive"]', 'destinations = ["archiv"]'))
+    assert "sender CT_ROOM: there is no destination 'archiv'" in refusal()
+
+
+def test_two_destinations_of_one_name_are_refused(toml: Path) -> None:
+    toml.write_text(CONFIGURATION.replace('name = "research"', 'name = "archive"'))
+    assert "two destinations have the same name" in refusal()
+
+
+def test_a_folder_too_deep_for_the_brokers_socket_is_refused(
+    hilum_env: SettingsChange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HILUM_DATA_DIR", "/srv/" + "deep/" * 20)
+    assert "data_dir: the path is too long" in refusal()
+    monkeypatch.setenv("HILUM_BROKER_URL", "redis://broker")
+    settings.cache_clear()
+    assert settings().broker == "redis://broker"
+
+
+def test_results_go_where_the_senders_rule_says_and_else_everywhere(toml: Path) -> None:
+    def names(ae_title: str) -> list[str]:
+        return [place.name for place in settings().destinations_of(ae_title)]
+
+    assert names("CT_ROOM") == ["archive"]
+    assert names("WARD") == ["archive", "research"], "it has no rule"
+    assert names("STRANGER") == ["archive", "research"]
+
+
+def test_a_sender_is_found_by_its_padded_ae_title(toml: Path) -> None:
+    found = settings().sender("CT_ROOM         ")
+    assert found is not None
+    assert found.urgent
+    assert settings().sender("CT_ROO") is None
+    research = settings().destination("research")
+    assert research is not None
+    assert research.final_when == "c-find"
+    assert settings().destination("nowhere") is None
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
