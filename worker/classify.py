@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from celery.signals import worker_ready
-from hilum.engine import Reading
-from hilum.gradcam import heat_map
 from numpy.typing import NDArray
 
 from db import findings, jobs, studies
@@ -17,8 +15,9 @@ from db.findings import Read
 from db.jobs import Claim
 from db.session import transaction
 from db.tables import Instance, StudyState
+from hilum.engine import Reading
 from hilum.errors import NetworkError, Undecodable
-from hilum.network import Artefact
+from hilum.gradcam import heat_map
 from hilum.queue import CLASSIFY, QUEUES, REPORT, app
 from hilum.radiograph import INPUT_SIZE
 from hilum.settings import settings
@@ -69,10 +68,7 @@ def _read(with_network: Reader, images: Sequence[Instance], *, alone: bool) -> l
     store = Store(settings().store)
     inputs = [_network_input(store.path(image.prepared_path)) for image in images]
     readings = with_network.batcher.read(inputs, alone=alone)
-    return [
-        _as_found(with_network.artefact, image, reading)
-        for image, reading in zip(images, readings, strict=True)
-    ]
+    return [_as_found(with_network, image, reading) for image, reading in zip(images, readings, strict=True)]
 
 
 def _network_input(folder: Path) -> NDArray[np.uint8]:
@@ -83,17 +79,16 @@ def _network_input(folder: Path) -> NDArray[np.uint8]:
     return image
 
 
-def _as_found(artefact: Artefact, image: Instance, reading: Reading) -> Read:
+def _as_found(with_network: Reader, image: Instance, reading: Reading) -> Read:
+    labels = with_network.artefact.labels
     probabilities = reading.probabilities[0]
     best = int(probabilities.argmax())
-    heat = heat_map(artefact, reading.features[0], best)
+    heat = heat_map(with_network.head, reading.features[0], best)
     return Read(
         uid=image.uid,
         pixel_hash=image.pixel_hash,
-        label=artefact.labels[best],
-        probabilities={
-            label: round(float(p), 6) for label, p in zip(artefact.labels, probabilities, strict=True)
-        },
+        label=labels[best],
+        probabilities={label: round(float(p), 6) for label, p in zip(labels, probabilities, strict=True)},
         ood=round(float(reading.ood[0]), 6),
         heat=[[round(float(value), 4) for value in row] for row in heat],
     )

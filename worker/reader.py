@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hilum.engine import choose_engine
-
-from hilum.network import Artefact, load_artefact, shipped
+from hilum.network import Artefact, Head, load_artefact, shipped
 from hilum.settings import settings
 from worker.batcher import Batcher
 
@@ -16,6 +15,8 @@ class Reader:
     """What reads images in this process."""
 
     artefact: Artefact
+    head: Head
+    """The last layers, which heat maps are made with."""
     batcher: Batcher
 
 
@@ -33,7 +34,8 @@ def reader() -> Reader:
         if _loaded is None:
             artefact = load_artefact(_folder())
             engine = choose_engine(artefact, settings().device)
-            _loaded = Reader(artefact, Batcher(engine, batch_images=settings().batch_images))
+            batcher = Batcher(engine, batch_images=settings().batch_images)
+            _loaded = Reader(artefact, artefact.head(), batcher)
         return _loaded
 
 
