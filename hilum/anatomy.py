@@ -23,6 +23,8 @@ Points = NDArray[np.float64]
 """(n, 3): x, y, z."""
 Bone = tuple[Points, NDArray[np.float64]]
 """Points, and the volume in cm3 that each stands for."""
+Amount = float | NDArray[np.float64]
+"""One for all points of a path, or one for each."""
 
 LABELS: tuple[str, ...] = ("Normal", "Pneumonia", "COVID-19", "Other")
 HEIGHT_CM = 43.0
@@ -35,7 +37,10 @@ SIDES = (-1, 1)
 
 @dataclass(frozen=True)
 class Patient:
-    """One chest and how it stood before the detector. Nothing here depends on the label."""
+    """One chest and how it stood before the detector. Nothing here depends on the label.
+
+    Lengths in cm, angles in radians (`heart_tilt` in degrees), masses and sizes as shares of the usual.
+    """
 
     sex: str
     age: int
@@ -72,7 +77,7 @@ def _clip(value: float, low: float, high: float) -> float:
 def patient(rng: Generator) -> Patient:
     """An adult drawn at random, well spread in age, build, position and mineral."""
     female = bool(rng.random() < 0.5)
-    sex = "O" if rng.random() < 0.04 else "FM"[not female]
+    sex = "O" if rng.random() < 0.04 else "F" if female else "M"
     build = rng.normal()
     dome = rng.normal(8.0, 1.6)
     return Patient(
@@ -231,19 +236,16 @@ class Lung:
 
     side: int
     depth: Field
+    """Thickness of the lung in cm."""
     lateral: Field
     """0 at the midline, 1 at the chest wall."""
-    dome: Field
-    """Height of the diaphragm above or below each pixel's own y; positive is below the dome."""
 
 
 def lung(grid: Grid, side: int) -> Lung:
     who, (x, y) = grid.who, grid.xy
-    ax = x * side
-    edge = grid.edge
+    ax, edge = x * side, grid.edge
     rise = np.clip((2 - y) / (2 - who.apex), 0, 1)
-    rise *= rise
-    medial = 4.9 - 3.4 * np.sqrt(np.maximum(1 - rise * rise, 0))
+    medial = 4.9 - 3.4 * np.sqrt(1 - rise**4)
     across = np.clip((ax - medial) / np.maximum(edge - medial, 0.05), 0, 1)
     wall = np.sqrt(1 - across**2) * rounded((ax - medial) / 3.5) * (ax < edge)
     top = rounded((y - who.apex) / 9)
@@ -253,7 +255,7 @@ def lung(grid: Grid, side: int) -> Lung:
     below = y - (crown + np.where(out > 0, 3.2 * out**2, 0.7 * out**2))
     remains = 1 - np.sqrt(step(below / 5)) * 0.25 - 0.75 * step(below / 0.9) * (below > 0)
     depth = (0.78 * who.depth) * wall * top * np.maximum(remains, 0) * (y > who.apex)
-    return Lung(side, depth, ax / edge, below)
+    return Lung(side, depth, ax / edge)
 
 
 def soft_tissue(grid: Grid) -> Field:
@@ -311,9 +313,6 @@ def mediastinum(grid: Grid) -> Field:
     for chord, thickness in parts[1:]:
         total = np.maximum(total, chord * thickness)
     return total
-
-
-Amount = float | NDArray[np.float64]
 
 
 def tube(path: Points, up: Points, out: Points, count: int, cortex: Amount, marrow: Amount) -> Bone:

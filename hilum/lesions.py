@@ -19,9 +19,10 @@ def _lobe(grid: Grid, lungs: tuple[Lung, Lung], rng: Generator) -> Field:
     x, y = grid.xy
     who, side = grid.who, chosen.side
     height = who.domes[(side + 1) // 2] - who.apex
-    fissure = who.apex + height * rng.uniform(0.42, 0.55)  # the left lung has no sharp one in this view
+    fissure = who.apex + height * rng.uniform(0.42, 0.55)
     ragged = 1.3 * grid.texture(rng, 3.0) + 0.5 * grid.texture(rng, 1.0)
-    sharp, wide = rng.uniform(0.5, 3.5) + (side > 0) * 2.5, height * rng.uniform(0.05, 0.4)
+    sharp = rng.uniform(0.5, 3.5) + (side > 0) * 2.5  # the left lung's fissure is not seen edge on
+    wide = height * rng.uniform(0.05, 0.4)
     lobe = rng.choice(["upper", "middle", "lower"])
     if lobe == "upper":
         edge = (fissure + 0.1 * (x * side - 6) + 0.15 * ragged - y) / sharp

@@ -110,11 +110,13 @@ def _attenuation(grid: Grid, seed: int, label: str) -> Field:
     markings = 1 + 0.02 * grid.texture(rng, 1.2) + rng.uniform(0.01, 0.035) * grid.texture(rng, 0.4)
     body = soft_tissue(grid)
     gas = 0.76 * air * markings + np.minimum(airway(grid), 1.8) + bowel_gas(grid, rng)
-    water = np.maximum(body - gas, 0) + 1.25 * tree * filled(air) + 0.25 * grid.texture(rng, 2.5) * (body > 0)
+    water = (
+        np.maximum(body - gas, 0) + 1.25 * tree * _filled(air) + 0.25 * grid.texture(rng, 2.5) * (body > 0)
+    )
     return PER_CM_WATER * water + PER_CM_BONE * bones(grid) * (body > 0.1)
 
 
-def filled(air: Field) -> Field:
+def _filled(air: Field) -> Field:
     return np.clip(air / 3, 0, 1)
 
 
