@@ -93,6 +93,32 @@ def send(
         raise typer.Exit(1)
 
 
+@app.command(
+    epilog=_examples("hilum demo", "hilum demo --studies ~/radiographs", "hilum demo --count 48 --once")
+)
+def demo(
+    studies: Annotated[
+        list[Path], typer.Option(exists=True, help="DICOM files, or JPEG or PNG radiographs, to send")
+    ] = [],  # noqa: B006 - typer reads the default and hands out a copy
+    count: Annotated[int, typer.Option(min=1, help="how many phantom radiographs to send")] = 12,
+    keep_serving: Annotated[
+        bool | None,
+        typer.Option("--keep-serving/--once", help="go on until Ctrl-C afterwards; default: in a terminal"),
+    ] = None,
+) -> None:
+    """Show the whole way on this machine: send, read, report, and find the results in a PACS.
+
+    Everything runs from one folder (hilum-data) on embedded defaults, with
+    a demo PACS. Without studies of yours, phantom radiographs are sent.
+    """
+    from console.demo import demo
+
+    in_a_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    serves = in_a_terminal if keep_serving is None else keep_serving
+    if not demo(studies, count=count, keep_serving=serves, console=out):
+        raise typer.Exit(1)
+
+
 @database.command()
 def upgrade() -> None:
     """Bring the database's tables to this version of Hilum; nothing happens when they are."""
