@@ -13,8 +13,10 @@ from db.session import engine
 from hilum import queue
 from hilum.settings import Settings, settings
 from tests.peers.broker import Broker
+from tests.peers.helpers import free_port
 from tests.peers.orthanc import Orthanc
 from tests.peers.postgres import Postgres
+from tests.peers.system import System
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,3 +120,31 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     pacs = Orthanc(tmp_path_factory.mktemp("orthanc"))
     yield pacs
     pacs.stop()
+
+
+@pytest.fixture
+def start_system(
+    hilum_env: SettingsChange, orthanc: Orthanc, tmp_path: Path
+) -> Iterator[Callable[..., System]]:
+    """Call it with settings to start the whole system, whose results go to `orthanc`.
+
+    What the test asks of `db.session.transaction` is the system's own database.
+    """
+    started: list[System] = []
+
+    def start(**changes: object) -> System:
+        pacs = {"name": "pacs", "ae_title": orthanc.ae_title, "host": "127.0.0.1", "port": orthanc.port}
+        quick = {"settle_s": 1.0, "sweep_s": 1.0, "lease_s": 6.0, "longest_pause_s": 5.0}
+        hilum_env(**{"listener_port": free_port(), "destinations": [pacs], **quick, **changes})
+        started.append(System(tmp_path))
+        return started[-1]
+
+    yield start
+    for system in started:
+        system.stop()
+
+
+@pytest.fixture
+def system(start_system: Callable[..., System]) -> System:
+    """The whole system, whose results go to `orthanc`."""
+    return start_system()

@@ -9,7 +9,9 @@ from db.session import engine, transaction
 from hilum.settings import settings
 from tests.peers.broker import Broker
 from tests.peers.dcmtk import dcmsend, echoscu, findscu
+from tests.peers.helpers import wait_for
 from tests.peers.orthanc import Orthanc
+from tests.peers.system import System
 
 
 def test_the_database_has_our_tables_and_is_the_one_in_force(database_url: str) -> None:
@@ -38,3 +40,19 @@ def test_the_pacs_stores_finds_and_comes_back_after_a_stop(orthanc: Orthanc, sha
     orthanc.start()
     assert orthanc.count() == 1
     assert findscu(orthanc.port, keys=["StudyInstanceUID"]) == [uid]
+
+
+def test_the_system_starts_answers_and_stops(system: System) -> None:
+    wait_for(lambda: echoscu(settings().listener_port), 30, "an answer of the listener")
+    assert len(wait_for(lambda: system.pids("prepare")[1:], 30, "children of the prepare worker")) >= 1
+    before = system.pids("classify")
+    system.kill("classify")
+    wait_for(lambda: _again(system, "classify", before), 60, "another classify worker")
+    assert system.stop() == 0
+
+
+def _again(system: System, name: str, before: list[int]) -> bool:
+    try:
+        return system.pids(name)[0] not in before
+    except ValueError:
+        return False  # none at this moment

@@ -1,0 +1,75 @@
+"""The whole system as an operator starts it: `hilum up`, with a broker and a database of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import redis
+
+from hilum.settings import settings
+from tests.peers.dcmtk import dcmsend
+from tests.peers.helpers import end, wait_for
+
+STARTS_WITHIN_S = 120
+STOPS_WITHIN_S = 60
+
+
+class System:
+    """All processes on this machine, on the settings in force when it is started."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "up.log"
+        self.start()
+
+    def start(self) -> None:
+        seen = len(self.log())
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [Path(sys.executable).with_name("hilum"), "up"], stdout=log, stderr=subprocess.STDOUT
+            )
+        wait_for(lambda: self._has_started(seen), STARTS_WITHIN_S, "hilum up")
+
+    def stop(self) -> int:
+        """Stop everything as Ctrl-C does, and return the exit status."""
+        return end(self._process, grace_s=STOPS_WITHIN_S)
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def send(self, *paths: Path, calling: str = "MODALITY") -> subprocess.CompletedProcess[str]:
+        """Send files and folders to the listener with DCMTK."""
+        return dcmsend(settings().listener_port, *paths, calling=calling)
+
+    def pids(self, name: str) -> list[int]:
+        """The worker of this name (`classify`), and after it its own children."""
+        [worker] = _with_argument(f"{name}@%h", parents={self._process.pid})
+        return [worker, *_with_argument(f"{name}@%h", parents={worker})]
+
+    def kill(self, name: str) -> None:
+        """Kill a worker with -9; the supervisor starts it again."""
+        os.kill(self.pids(name)[0], signal.SIGKILL)
+
+    def empty_broker(self) -> None:
+        """Lose every message that waits."""
+        with redis.Redis(unix_socket_path=str(settings().embedded_socket)) as client:
+            client.flushall()
+
+    def _has_started(self, seen: int) -> bool:
+        assert self._process.poll() is None, self.log()[-5000:]
+        return "processes started" in self.log()[seen:]
+
+
+def _with_argument(text: str, *, parents: set[int]) -> list[int]:
+    """Children of these processes that were started with this argument."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            arguments = (folder / "cmdline").read_text().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        if parent in parents and text in arguments:
+            found.append(int(folder.name))
+    return sorted(found)
