@@ -1,0 +1,45 @@
+"""Trainings: each from its recipe to its artefact."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from db.clock import now
+from db.tables import TrainingRun
+
+
+def begin(session: Session, recipe: Mapping[str, Any]) -> int:
+    """Write down that a training began, and return the run's number."""
+    run = TrainingRun(recipe=dict(recipe))
+    session.add(run)
+    session.flush()
+    return run.id
+
+
+def succeed(session: Session, run_id: int, *, artefact: str, manifest: Mapping[str, Any]) -> None:
+    """Write down where the run's network lies, and what its manifest says of it."""
+    _end(
+        session,
+        run_id,
+        succeeded=True,
+        artefact=artefact,
+        data_digest=str(manifest.get("data_digest", "")),
+        metrics=dict(manifest.get("metrics", {})),
+    )
+
+
+def fail(session: Session, run_id: int, *, error: str) -> None:
+    """Write down why the run gave no network."""
+    _end(session, run_id, succeeded=False, error=error)
+
+
+def latest(session: Session, *, most: int = 20) -> list[TrainingRun]:
+    """The runs that began last, the newest first."""
+    return list(session.scalars(select(TrainingRun).order_by(TrainingRun.id.desc()).limit(most)))
+
+
+def _end(session: Session, run_id: int, **values: object) -> None:
+    statement = update(TrainingRun).where(TrainingRun.id == run_id)
+    session.execute(statement.values(ended_at=now(), **values))
