@@ -13,7 +13,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from hilum.uids import derived_uid
-from worker.instance import in_zone_of, new_instance, reference, set_value, text
+from worker.instance import in_zone_of, new_instance, reference, text
 from worker.results import FINDING_CODES, NetworkName, ReadImage
 
 LONGEST_SIDE = 1024
@@ -88,9 +88,7 @@ def _capture(header: Dataset, revision: int, created: datetime) -> Dataset:
     ds.SeriesNumber = SERIES_NUMBER
     ds.SeriesDescription = f"Heat map: {WARNING}"
     ds.InstanceNumber = _instance_number(header)
-    ds.BodyPartExamined = (
-        "CHEST"  # not one of a pair: without it Laterality would be asked for (PS3.3 C.7.3.1)
-    )
+    ds.BodyPartExamined = "CHEST"  # not one of a pair; a body part that may be would need Laterality
     ds.PatientOrientation = list(_orientation(header)) or ""
     ds.ConversionType = "WSD"
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
@@ -135,7 +133,7 @@ def _add_compression(ds: Dataset, header: Dataset) -> None:
     ds.LossyImageCompression = "01" if lossy else "00"
     for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if lossy and (value := text(header, keyword)):
-            set_value(ds, keyword, value)
+            setattr(ds, keyword, value)
 
 
 def _add_pixels(ds: Dataset, canvas: Image.Image) -> None:

@@ -9,13 +9,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta, timezone
 
-from pydicom.config import IGNORE
-from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
-from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from hilum import __version__
@@ -106,19 +102,13 @@ _WHEN_KNOWN: Mapping[str, Callable[[str], str]] = {
 }
 
 
-def set_value(ds: Dataset, keyword: str, value: str) -> None:
-    """Put a value in as it is: identifiers must equal the source's even where they break a rule."""
-    tag = Tag(keyword)
-    ds.add(DataElement(tag, dictionary_VR(tag), value, validation_mode=IGNORE))
-
-
 def _patient_and_study(header: Dataset) -> Dataset:
     ds = Dataset()
     for keyword, cleaned in _ALWAYS.items():
-        set_value(ds, keyword, cleaned(text(header, keyword)))
+        setattr(ds, keyword, cleaned(text(header, keyword)))
     for keyword, cleaned in _WHEN_KNOWN.items():
         if value := cleaned(text(header, keyword)):
-            set_value(ds, keyword, value)
+            setattr(ds, keyword, value)
     return ds
 
 
@@ -146,7 +136,7 @@ def new_instance(
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID = sop_class_uid
     ds.SOPInstanceUID = uid
-    set_value(ds, "StudyInstanceUID", text(header, "StudyInstanceUID"))
+    ds.StudyInstanceUID = text(header, "StudyInstanceUID")
     ds.SeriesInstanceUID = series_uid
     ds.Modality = modality
     ds.Manufacturer = "Hilum"
@@ -171,6 +161,6 @@ def _file_meta(sop_class_uid: str, uid: str) -> FileMetaDataset:
 def reference(header: Dataset) -> Dataset:
     """Return an item that refers to an instance (PS3.3 table 10-11): its SOP Class and Instance UID."""
     item = Dataset()
-    set_value(item, "ReferencedSOPClassUID", text(header, "SOPClassUID"))
-    set_value(item, "ReferencedSOPInstanceUID", text(header, "SOPInstanceUID"))
+    item.ReferencedSOPClassUID = text(header, "SOPClassUID")
+    item.ReferencedSOPInstanceUID = text(header, "SOPInstanceUID")
     return item

@@ -30,7 +30,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from hilum import __version__
 from hilum.uids import derived_uid
-from worker.instance import new_instance, set_value, text
+from worker.instance import new_instance, text
 from worker.results import FINDING_CODES, LOCAL_SCHEME, NetworkName, Predecessor, ReadImage, StudyResult
 
 DISCLAIMER = "AI result, not for diagnosis; not a medical device."
@@ -108,7 +108,7 @@ def _evidence(result: StudyResult, content: Dataset) -> list[Dataset]:
 def _identity(header: Dataset, result: StudyResult) -> Dataset:
     item = Dataset()
     for keyword in ("SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"):
-        set_value(item, keyword, text(header, keyword))
+        setattr(item, keyword, text(header, keyword))
     item.StudyInstanceUID = result.study_uid
     return item
 

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import pytest
@@ -182,14 +182,20 @@ def test_the_report_refers_to_the_capture_of_each_image() -> None:
     assert ds.SOPInstanceUID in str(report.ContentSequence)
 
 
-def test_rendering_takes_less_than_150_ms() -> None:
-    display, heat = gradient(2500, 2048), hot_at(3, 3)
+def fastest_s(render: Callable[[], Dataset]) -> float:
+    """The least processor time of five renderings: what else the machine does must not count."""
     took_s = []
     for _ in range(5):
-        began = perf_counter()
-        capture(assessed(header()), display, heat)
-        took_s.append(perf_counter() - began)
-    assert min(took_s) < 0.15
+        began = process_time()
+        render()
+        took_s.append(process_time() - began)
+    return min(took_s)
+
+
+def test_a_capture_takes_less_than_150_ms_and_a_report_less_than_60() -> None:
+    display, heat = gradient(2500, 2048), hot_at(3, 3)
+    assert fastest_s(lambda: capture(assessed(header()), display, heat)) < 0.15
+    assert fastest_s(lambda: structured_report(result(assessed(header())))) < 0.06
 
 
 def test_real_headers_are_captured_without_errors(

@@ -271,6 +271,15 @@ def test_what_is_no_value_is_left_empty_and_identifiers_stay_as_they_are(
     assert str(report[keyword].value) == understood
 
 
+@pytest.mark.parametrize(
+    ("vr", "written", "understood"),
+    [(b"OB", "Jörg".encode(), "Jörg"), (b"SH", b"one\\two", "one\\two"), (b"US", b"\x07\0\x08\0", "7\\8")],
+)
+def test_an_identifier_is_understood_in_the_wrong_vr(vr: bytes, written: bytes, understood: str) -> None:
+    report = structured_report(result(assessed(dirty_header([("PatientID", vr, written)]))))
+    assert read_raw(report, "PatientID").rstrip() == understood.encode()
+
+
 def test_invalid_uids_of_the_source_are_repeated_as_they_are() -> None:
     source = dirty_header([], study_uid=b"1.02.3")
     report = structured_report(replace(result(assessed(source)), study_uid="1.02.3"))
