@@ -1,0 +1,117 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hilum import phantom
+from hilum.engine import Engine, OpenVinoEngine, TorchEngine, choose_engine
+from hilum.errors import NetworkError
+from hilum.network import LABELS, Artefact, load_artefact, shipped
+from hilum.radiograph import network_input
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def artefact() -> Artefact:
+    return load_artefact(shipped())
+
+
+@pytest.fixture(scope="module")
+def engine(artefact: Artefact) -> Engine:
+    return choose_engine(artefact, "cpu")
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.uint8]:
+    drawn = [phantom.draw(seed, LABELS[seed % 4], rows=320, columns=262) for seed in range(90_000, 90_006)]
+    return np.stack([network_input((display * 255).round().astype(np.uint8)) for display in drawn])
+
+
+def test_openvino_in_fp32_equals_torch(artefact: Artefact, images: NDArray[np.uint8]) -> None:
+    ours, reference = OpenVinoEngine(artefact, "fp32").read(images), TorchEngine(artefact, "cpu").read(images)
+    np.testing.assert_allclose(ours.probabilities, reference.probabilities, atol=1e-4)
+    np.testing.assert_allclose(ours.features, reference.features, atol=1e-3 * reference.features.max())
+    np.testing.assert_allclose(ours.ood, reference.ood, rtol=1e-3, atol=1e-3)
+
+
+def test_what_the_cpu_is_given_is_close_to_torch(
+    artefact: Artefact, engine: Engine, images: NDArray[np.uint8]
+) -> None:
+    ours, reference = engine.read(images), TorchEngine(artefact, "cpu").read(images)
+    np.testing.assert_allclose(ours.probabilities, reference.probabilities, atol=0.05)
+
+
+def test_a_reading_has_the_shapes_it_promises(engine: Engine, images: NDArray[np.uint8]) -> None:
+    reading = engine.read(images)
+    assert reading.probabilities.shape == (6, 4)
+    assert reading.features.shape == (6, 2048, 7, 7)
+    assert reading.ood.shape == (6,)
+    assert {part.dtype for part in vars(reading).values()} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(reading.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_an_image_reads_the_same_in_any_company(engine: Engine, images: NDArray[np.uint8]) -> None:
+    alone, together = engine.read(images[:1]), engine.read(images)
+    np.testing.assert_allclose(alone.probabilities[0], together.probabilities[0], atol=0.02)
+
+
+def test_a_reading_is_not_written_over_by_the_next(engine: Engine, images: NDArray[np.uint8]) -> None:
+    reading = engine.read(images[:2])
+    kept = reading.features.copy()
+    engine.read(images[2:4])
+    np.testing.assert_array_equal(reading.features, kept)
+
+
+def test_threads_may_read_at_once(engine: Engine, images: NDArray[np.uint8]) -> None:
+    expected = [engine.read(images[[index]]).probabilities for index in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        said = list(pool.map(lambda index: engine.read(images[[index]]).probabilities, range(6)))
+    np.testing.assert_allclose(said, expected, atol=1e-6)
+
+
+def test_noise_is_stranger_than_a_phantom(engine: Engine, images: NDArray[np.uint8]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 224, 224), dtype=np.uint8)
+    assert engine.read(noise).ood.min() > max(1, engine.read(images).ood.max())
+
+
+def test_an_engine_says_what_it_runs_on(engine: Engine, artefact: Artefact) -> None:
+    assert engine.name == "openvino"
+    assert engine.precision in {"bf16", "fp32"}
+    assert engine.device
+    assert engine.artefact is artefact
+
+
+def test_an_unknown_device_is_refused_with_those_there_are(artefact: Artefact) -> None:
+    with pytest.raises(NetworkError, match="auto, cuda or cpu"):
+        choose_engine(artefact, "tpu")
+
+
+def test_cuda_is_refused_where_there_is_none(artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hilum.engine._cuda_is_there", lambda: False)
+    with pytest.raises(NetworkError, match="no CUDA device"):
+        choose_engine(artefact, "cuda")
+
+
+def test_nothing_phones_home(tmp_path: Path) -> None:
+    guard = """
+import socket, sys
+def refuse(*arguments):
+    open(sys.argv[1], "a").write(f"{arguments}\\n")
+    raise OSError("no network here")
+socket.socket.connect = socket.getaddrinfo = refuse
+from hilum.engine import choose_engine
+from hilum.network import load_artefact, shipped
+import numpy
+choose_engine(load_artefact(shipped()), "cpu").read(numpy.zeros((1, 224, 224), numpy.uint8))
+assert sys.modules["openvino_telemetry"] is None
+import threading
+assert threading.enumerate() == [threading.main_thread()]
+"""
+    calls = tmp_path / "calls"
+    subprocess.run([sys.executable, "-c", guard, str(calls)], check=True, timeout=120)
+    assert not calls.exists()

@@ -1,0 +1,144 @@
+import json
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hilum.errors import NetworkError
+from hilum.network import (
+    LABELS,
+    Strangeness,
+    build,
+    load_artefact,
+    load_network,
+    normalise,
+    save_artefact,
+    shipped,
+)
+from tests.unit.artefacts import rewrite_manifest, untrained
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained(tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "artefact"))
+
+
+def test_what_is_saved_comes_back(folder: Path) -> None:
+    artefact = load_artefact(folder)
+    assert (artefact.version, artefact.labels, artefact.temperature) == ("untrained", LABELS, 1.5)
+    assert artefact.manifest["metrics"] == {"accuracy": 0.25}
+
+
+def test_the_weights_come_back_as_float16_keeps_them(folder: Path) -> None:
+    network = load_network(load_artefact(folder))
+    torch.manual_seed(0)
+    made = build()
+    assert torch.equal(network.conv1.weight, made.conv1.weight.half().float())
+    assert torch.equal(network.bn1.weight, made.bn1.weight)
+
+
+def test_the_head_is_the_network_s_own(folder: Path) -> None:
+    artefact = load_artefact(folder)
+    network, head = load_network(artefact), artefact.head()
+    np.testing.assert_array_equal(head.first_weight, network.fc[1].weight.detach().numpy())
+    np.testing.assert_array_equal(head.second_bias, network.fc[4].bias.detach().numpy())
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "graph.onnx"])
+def test_a_file_with_one_changed_byte_is_refused(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(NetworkError, match=f"{name} is not the file"):
+        load_artefact(folder)
+
+
+def test_a_tampered_manifest_is_refused(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["metrics"]["accuracy"] = 0.99
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(NetworkError, match="altered"):
+        load_artefact(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("architecture", "resnet18"), ("labels", ["Normal", "Other"]), ("preprocessing", "square-512-v7")],
+)
+def test_a_network_made_for_something_else_is_refused(folder: Path, name: str, value: object) -> None:
+    rewrite_manifest(folder, **{name: value})
+    with pytest.raises(NetworkError, match=name):
+        load_artefact(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"text"'])
+def test_what_is_no_manifest_is_refused_with_what_to_do(folder: Path, content: str) -> None:
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(NetworkError, match="hilum train"):
+        load_artefact(folder)
+
+
+def test_an_empty_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="hilum train"):
+        load_artefact(tmp_path)
+
+
+def test_missing_weights_are_refused(folder: Path) -> None:
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(NetworkError, match="cannot be read"):
+        load_artefact(folder)
+
+
+def test_the_network_that_hilum_ships_can_be_loaded() -> None:
+    artefact = load_artefact(shipped())
+    assert artefact.manifest["licence"] == "CC-BY-NC-SA-4.0"
+    assert set(artefact.manifest["metrics"]) > {"radiographs", "phantom", "nih-chestxray14"}
+
+
+def test_strangeness_grows_with_the_distance_and_is_a_share_of_known_images() -> None:
+    means = np.zeros((2, 2048), np.float32)
+    means[1] = 10
+    known = Strangeness(means, np.ones(2048, np.float32), np.linspace(1, 3, 101, dtype=np.float32))
+    pooled = np.array([[0.0], [np.sqrt(2)], [10 + np.sqrt(2)], [-np.sqrt(6)]]) * np.ones((1, 2048))
+    np.testing.assert_allclose(known.of(pooled.astype(np.float32)), [0, 0.5, 0.5, 2], atol=1e-3)
+
+
+def test_gray_is_normalised_as_imagenet_was() -> None:
+    gray = torch.tensor([0.0, 255.0]).view(2, 1, 1, 1)
+    expected = [
+        [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225],
+        [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225],
+    ]
+    np.testing.assert_allclose(normalise(gray)[:, :, 0, 0], expected, rtol=1e-5)
+
+
+def test_reading_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from hilum.engine import choose_engine\n"
+        "from hilum.network import load_artefact, shipped\n"
+        "import hilum.gradcam, numpy\n"
+        "choose_engine(load_artefact(shipped()), 'cpu').read(numpy.zeros((1, 224, 224), numpy.uint8))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_an_artefact_tells_when_it_was_made(tmp_path: Path) -> None:
+    created = datetime(2026, 1, 2, tzinfo=UTC)
+    strangeness = Strangeness(*(np.ones(shape, np.float32) for shape in ((1, 2048), (2048,), (101,))))
+    saved = save_artefact(
+        tmp_path, build(), strangeness, version="v", temperature=1.0, described={}, created=created
+    )
+    assert saved.manifest["created"] == "2026-01-02T00:00:00+00:00"
