@@ -1,0 +1,152 @@
+"""Labelled images for training: radiographs named by a manifest, and phantoms, split by patient."""
+
+import csv
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hilum import phantom
+from hilum.network import LABELS
+from hilum.radiograph import INPUT_SIZE, network_input
+
+PARTS = ("train", "validation", "test")
+PHANTOM = "phantom"
+"""The source of images that `hilum.phantom` drew."""
+_LABEL_OF_CLASS = {"normal": "Normal", "pneumonia": "Pneumonia", "covid19": "COVID-19", "other": "Other"}
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and what is known of them, index for index."""
+
+    pixels: NDArray[np.uint8]
+    """(N, 224, 224), out of `hilum.radiograph.network_input`."""
+    labels: NDArray[np.int64]
+    """(N,) indices into `hilum.network.LABELS`."""
+    sources: NDArray[np.str_]
+    patients: NDArray[np.str_]
+    digests: NDArray[np.str_]
+    """SHA-256 of each image's file; of a phantom, its seed and label."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Images":
+        return Images(
+            self.pixels[chosen],
+            self.labels[chosen],
+            self.sources[chosen],
+            self.patients[chosen],
+            self.digests[chosen],
+        )
+
+    def of_sources(self, *names: str) -> "Images":
+        return self.where(np.isin(self.sources, names))
+
+
+def radiographs(images: Path, manifest: Path) -> Images:
+    """Return the radiographs a manifest lists, each brought to the network's input.
+
+    The manifest is a CSV file with at least the columns file (a path below `images`), class (normal,
+    pneumonia, covid19 or other), source_dataset, patient_id and sha256.
+    """
+    with manifest.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return Images(
+        pixels=np.stack([_pixels(images / row["file"]) for row in rows]),
+        labels=np.array([LABELS.index(_LABEL_OF_CLASS[row["class"]]) for row in rows]),
+        sources=np.array([row["source_dataset"] for row in rows]),
+        patients=np.array([row["patient_id"] for row in rows]),
+        digests=np.array([row["sha256"] for row in rows]),
+    )
+
+
+def _pixels(file: Path) -> NDArray[np.uint8]:
+    with Image.open(file) as image:
+        return network_input(np.asarray(image.convert("L")))
+
+
+def phantoms(seeds: Iterable[int]) -> Images:
+    """Return one phantom radiograph per seed, the classes in turn; each is a patient of its own."""
+    names = [(seed, LABELS[seed % len(LABELS)]) for seed in seeds]
+    return Images(
+        pixels=np.stack([_drawn(seed, label) for seed, label in names])
+        if names
+        else np.empty((0, INPUT_SIZE, INPUT_SIZE), np.uint8),
+        labels=np.array([LABELS.index(label) for _, label in names], np.int64),
+        sources=np.array([PHANTOM for _ in names], np.str_),
+        patients=np.array([f"{PHANTOM}-{seed}" for seed, _ in names], np.str_),
+        digests=np.array(
+            [hashlib.sha256(f"{seed} {label}".encode()).hexdigest() for seed, label in names], np.str_
+        ),
+    )
+
+
+def _drawn(seed: int, label: str) -> NDArray[np.uint8]:
+    display = phantom.draw(seed, label, rows=320, columns=262)
+    return network_input((display * 255).round().astype(np.uint8))
+
+
+def together(parts: Sequence[Images]) -> Images:
+    return Images(
+        np.concatenate([part.pixels for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.sources for part in parts]),
+        np.concatenate([part.patients for part in parts]),
+        np.concatenate([part.digests for part in parts]),
+    )
+
+
+def split(images: Images, shares: tuple[float, float, float], seed: int) -> NDArray[np.str_]:
+    """Return for each image its part, (N,) of "train", "validation" or "test".
+
+    A patient's images all fall into one part. Patients are shuffled within their class and source (those of
+    their first image), so that every part holds about the same mix.
+    """
+    first: dict[str, tuple[str, int]] = {}
+    for patient, source, label in zip(images.patients, images.sources, images.labels, strict=True):
+        first.setdefault(str(patient), (str(source), int(label)))
+    strata: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for patient, stratum in first.items():
+        strata[stratum].append(patient)
+    part_of: dict[str, str] = {}
+    for patients in strata.values():
+        patients.sort(key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
+        ends = np.cumsum(shares) * len(patients)
+        for place, patient in enumerate(patients):
+            part_of[patient] = PARTS[int(np.searchsorted(ends, place + 0.5))]
+    return np.array([part_of[str(patient)] for patient in images.patients])
+
+
+def digest(images: Images, parts: NDArray[np.str_]) -> str:
+    """Return the SHA-256 that names a data set and its split: image digests, labels and parts, sorted."""
+    lines = sorted(
+        f"{image} {LABELS[label]} {part}\n"
+        for image, label, part in zip(images.digests, images.labels, parts, strict=True)
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def counts(images: Images, parts: NDArray[np.str_]) -> dict[str, dict[str, int]]:
+    """Return for each part the number of images per source and label, as "source label"."""
+    names = [f"{source} {LABELS[label]}" for source, label in zip(images.sources, images.labels, strict=True)]
+    return {
+        part: dict(sorted(Counter(name for name, of in zip(names, parts, strict=True) if of == part).items()))
+        for part in PARTS
+    }
+
+
+def save(images: Images, file: Path) -> None:
+    """Keep images in one file, so that the next start need not decode or draw them again."""
+    np.savez(file, **vars(images))
+
+
+def load(file: Path) -> Images:
+    with np.load(file, allow_pickle=False) as arrays:
+        return Images(**{name: arrays[name] for name in arrays})
