@@ -1,18 +1,31 @@
 """The `hilum` command."""
 
+import getpass
+import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
-from console.scu import Peer
+import db.audit
+import db.jobs
+import db.studies
+import db.tables
+from db.session import transaction
+from db.tables import StudyState
 from hilum.errors import HilumError, SettingsError
+from hilum.queue import ring
 from hilum.settings import settings
+
+if TYPE_CHECKING:
+    from console.scu import Peer
 
 app = typer.Typer(
     name="hilum",
@@ -27,8 +40,15 @@ app = typer.Typer(
 database = typer.Typer(no_args_is_help=True, help="Look after the database.")
 app.add_typer(database, name="database")
 
-out = Console()
+Study = Annotated[str, typer.Argument(help="Study Instance UID, accession number or patient id")]
+
+_WIDE = 160  # columns of a pipe or file: nobody's window is too narrow there
+out = Console(width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True)
+
+
+class NotThere(HilumError):
+    """The person at the terminal must name something else."""
 
 
 def main() -> None:
@@ -119,6 +139,135 @@ def demo(
         raise typer.Exit(1)
 
 
+@app.command(epilog=_examples("hilum status", "hilum status --json | jq .studies"))
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Show how things are going: studies, work, workers, destinations.
+
+    A worker that does not answer is dead, stuck or slow: nothing is known
+    of it, and it is not listed.
+    """
+    from console.overview import overview, rendered
+
+    view = overview(settings())
+    if as_json:
+        print(json.dumps(view, indent=1))  # noqa: T201 - not wrapped and not coloured
+    else:
+        out.print(rendered(view))
+
+
+@app.command(epilog=_examples("hilum studies", "hilum studies --state received --most 200"))
+def studies(
+    state: Annotated[StudyState | None, typer.Option(help="only those that have come so far")] = None,
+    most: Annotated[int, typer.Option(min=1, help="how many")] = 50,
+) -> None:
+    """List the studies that were received last."""
+    from console.record import studies_table
+
+    with transaction() as session:
+        found = db.studies.latest(session, most=most, state=state)
+    out.print(studies_table(found) if found else "no studies")
+
+
+@app.command(epilog=_examples("hilum show 2.25.1234", "hilum show A4711"))
+def show(study: Study) -> None:
+    """Show all about a study: images, findings, reports, deliveries, work and errors."""
+    from console.record import study_report
+
+    with transaction() as session:
+        for found in _found(session, study):
+            out.print(study_report(session, found))
+
+
+@app.command(epilog=_examples("hilum replay A4711"))
+def replay(study: Study) -> None:
+    """Do a study's failed, quarantined or cancelled work again, once its cause is mended."""
+    with transaction() as session:
+        study_uid = _one(session, study)
+        bells = db.jobs.replay(session, study_uid)
+        detail = ", ".join(kind for kind, _, _ in bells)
+        db.audit.note(session, actor=getpass.getuser(), action="replay", study_uid=study_uid, detail=detail)
+    for kind, subject, urgent in bells:
+        ring(kind, subject, urgent=urgent)
+    out.print(f"to be done again: {detail or 'nothing; nothing of it has failed or was cancelled'}")
+
+
+@app.command(epilog=_examples("hilum cancel A4711"))
+def cancel(study: Study) -> None:
+    """Stop a study's unfinished work; `hilum replay` takes it up again."""
+    with transaction() as session:
+        study_uid = _one(session, study)
+        count = db.jobs.cancel(session, study_uid)
+        db.audit.note(
+            session, actor=getpass.getuser(), action="cancel", study_uid=study_uid, detail=f"{count} jobs"
+        )
+    out.print(f"cancelled: {count} {'piece' if count == 1 else 'pieces'} of work")
+
+
+@app.command(epilog=_examples("hilum doctor", "hilum doctor --json"))
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Look for what is wrong on this machine, and say what to do about it.
+
+    Configuration, database, broker, file store, decoders, network,
+    listener, and each destination by C-ECHO. The exit status is 1 when
+    something is wrong.
+    """
+    from console.doctor import examine
+
+    checks = []
+    for check in examine():
+        checks.append(check)
+        if not as_json:
+            mark = "[red]✗" if check.remedy else "[green]✓"
+            out.print(f"{mark}[/] [bold]{check.name}[/]: {escape(check.found)}", highlight=False)
+            if check.remedy:
+                out.print(f"  [yellow]→ {escape(check.remedy)}[/]", highlight=False)
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=1))  # noqa: T201 - for programs
+    if any(check.remedy for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command(epilog=_examples("hilum init", "hilum init /etc/hilum/hilum.toml"))
+def init(
+    file: Annotated[Path, typer.Argument(help="what to write")] = Path("hilum.toml"),
+    force: Annotated[bool, typer.Option("--force", help="replace the file when it is there")] = False,
+) -> None:
+    """Write a hilum.toml with every setting, its meaning, unit and default, all commented out."""
+    from console.configuration import commented
+
+    if file.exists() and not force:
+        raise SettingsError(f"{file} is there already; --force replaces it")
+    file.write_text(commented())
+    out.print(f"{file}: name your senders and destinations in it, then [bold]hilum doctor[/]")
+
+
+@app.command(
+    epilog=_examples(
+        "hilum train first.toml --data radiographs --manifest radiographs/manifest.csv --out run1"
+    )
+)
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="a TOML file of training.recipe")
+    ],
+    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of the radiographs")],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder of the artefact, the split and checkpoints")],
+    manifest: Annotated[
+        Path | None, typer.Option(help="CSV of the files; left out: manifest.csv there")
+    ] = None,
+) -> None:
+    """Train a network by a recipe and evaluate it on patients it has not seen."""
+    try:
+        from training.train import train
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"training needs {error.name}: pip install 'hilum[torch]'") from error
+    out.print(f"the network: {train(recipe, data, manifest or data / 'manifest.csv', out_dir)}")
+
+
 @database.command()
 def upgrade() -> None:
     """Bring the database's tables to this version of Hilum; nothing happens when they are."""
@@ -128,7 +277,24 @@ def upgrade() -> None:
     out.print("the database is up to date")
 
 
-def _peer(to: str, called: str, calling: str) -> Peer:
+def _found(session: Session, text: str) -> list[db.tables.Study]:
+    found = db.studies.find(session, text)
+    if not found:
+        raise NotThere(f"no study has the Study Instance UID, accession number or patient id {text!r}")
+    return found
+
+
+def _one(session: Session, text: str) -> str:
+    found = _found(session, text)
+    if len(found) > 1:
+        uids = "\n".join(study.study_uid for study in found)
+        raise NotThere(f"{text!r} names {len(found)} studies; give one Study Instance UID:\n{uids}")
+    return found[0].study_uid
+
+
+def _peer(to: str, called: str, calling: str) -> "Peer":
+    from console.scu import Peer
+
     host, _, port = to.rpartition(":")
     if to and not (host and port.isdigit()):
         raise typer.BadParameter(f"{to!r} is not HOST:PORT", param_hint="--to")

@@ -1,0 +1,151 @@
+"""`hilum doctor`: what is wrong on this machine, and what to do about it."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.uid import UID
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
+
+from console import scu
+from console.overview import broker_depths
+from console.scu import Peer
+from db import schema
+from hilum.engine import choose_engine
+from hilum.errors import NetworkError, PacsUnavailable, SettingsError, StoreFull
+from hilum.network import load_artefact, shipped
+from hilum.radiograph import decodable_transfer_syntaxes
+from hilum.settings import Destination, Settings, config_file, settings
+from hilum.store import Store
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at; `remedy` is what to do, empty when all is well."""
+
+    name: str
+    found: str
+    remedy: str = ""
+
+
+def examine() -> Iterator[Check]:
+    """Yield what each check finds; after a broken configuration nothing else can be looked at."""
+    try:
+        ours = settings()
+    except SettingsError as error:
+        yield Check("configuration", str(error), "correct it; `hilum init` shows every setting")
+        return
+    yield Check("configuration", f"{config_file() or 'no hilum.toml: defaults'}")
+    for check in (_database, _broker, _store, _decoders, _network, _listener):
+        yield check(ours)
+    for place in ours.destinations:
+        yield _destination(ours, place)
+    if not ours.destinations:
+        yield Check("destinations", "none: results stay in the database")
+
+
+def _database(ours: Settings) -> Check:
+    try:
+        if schema.is_current(ours.database):
+            return Check("database", f"{_kind(ours.database)}, tables up to date")
+    except (DBAPIError, OSError) as error:
+        remedy = "start it, or correct database_url"
+        return Check("database", f"{_kind(ours.database)} does not answer: {_first_line(error)}", remedy)
+    return Check("database", f"{_kind(ours.database)}, tables missing or old", "run `hilum database upgrade`")
+
+
+def _broker(ours: Settings) -> Check:
+    if broker_depths() is not None:
+        return Check("broker", "answers")
+    if not ours.broker_url:
+        return Check("broker", "embedded, not running now: `hilum up` starts it")
+    return Check("broker", "does not answer", "start it, or correct broker_url")
+
+
+def _store(ours: Settings) -> Check:
+    store = Store(ours.store)
+    try:
+        probe = store.aside / f"doctor-{os.getpid()}"
+        probe.write_bytes(b"?")
+        probe.rename(store.root / probe.name).unlink()  # fails between two file systems
+        store.require_free(ours.keep_free_mb)
+    except StoreFull as error:
+        return Check("file store", str(error), "make room, or lower keep_free_mb: images are refused now")
+    except OSError as error:
+        remedy = "make the folder writable, on one file system, or set store_dir"
+        return Check("file store", f"{store.root}: {error}", remedy)
+    return Check("file store", f"{store.root}, {_free_gb(store.root):.0f} GB free")
+
+
+def _decoders(ours: Settings) -> Check:
+    able = set(decodable_transfer_syntaxes())
+    with as_file(files("hilum") / "samples") as folder:
+        known = {
+            UID(dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID)
+            for path in folder.glob("*.dcm")
+        }
+    unable = ", ".join(sorted(uid.name for uid in known - able))
+    if unable:
+        remedy = "install Hilum anew, with its decoders; images in these are refused"
+        return Check("decoders", f"cannot decode {unable}", remedy)
+    return Check("decoders", f"{len(able)} transfer syntaxes")
+
+
+def _network(ours: Settings) -> Check:
+    folder = ours.network_dir or shipped()
+    try:
+        artefact = load_artefact(folder)
+        engine = choose_engine(artefact, ours.device)
+    except (NetworkError, OSError) as error:
+        return Check("network", str(error), "correct network_dir and device, or install Hilum anew")
+    what = f"{artefact.version}, digest {artefact.digest[:12]}"
+    return Check("network", f"{what}; {engine.name} {engine.precision} on {engine.device}")
+
+
+def _listener(ours: Settings) -> Check:
+    host = "127.0.0.1" if ours.listener_host in ("0.0.0.0", "::") else ours.listener_host  # noqa: S104 - told apart
+    calling = ours.senders[0].ae_title if ours.senders else "HILUM-DOCTOR"
+    peer = Peer(host, ours.listener_port, ours.listener_ae_title, calling)
+    if not _is_taken(host, ours.listener_port):
+        return Check("listener", f"port {ours.listener_port} is free: `hilum up` will listen there")
+    try:
+        scu.echo(peer)
+    except PacsUnavailable as error:
+        remedy = "if it is not Hilum that listens there, stop it or choose another listener_port"
+        return Check("listener", str(error), "" if ours.senders else remedy)
+    return Check("listener", f"{peer} answers C-ECHO")
+
+
+def _destination(ours: Settings, place: Destination) -> Check:
+    peer = Peer(place.host, place.port, place.ae_title, ours.listener_ae_title)
+    name = f"destination {place.name}"
+    try:
+        scu.echo(peer)
+    except PacsUnavailable as error:
+        remedy = f"check host, port and ae_title, and that it knows {ours.listener_ae_title} at this address"
+        return Check(name, str(error), remedy)
+    return Check(name, f"{peer} answers C-ECHO")
+
+
+def _is_taken(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((host, port)) == 0
+
+
+def _kind(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _free_gb(folder: Path) -> float:
+    return shutil.disk_usage(folder).free / 1e9
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", error)).strip().partition("\n")[0]

@@ -1,0 +1,201 @@
+"""How the system does at this moment: queues, workers, studies, destinations."""
+
+from datetime import datetime
+from typing import Any
+
+from kombu.exceptions import ChannelError, OperationalError
+from redis.exceptions import RedisError
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db import jobs, reports, studies
+from db.clock import now
+from db.session import transaction
+from db.tables import Circuit
+from hilum.queue import QUEUES, app
+from hilum.settings import Settings
+
+ANSWER_WITHIN_S = 1.0
+
+Replies = dict[str, Any]
+
+
+def overview(settings: Settings) -> dict[str, Any]:
+    """Return what `hilum status --json` prints; `broker` and `workers` are None where nobody answers.
+
+    That a worker does not answer says that it is dead, stuck or slow: nothing is known of it.
+    """
+    with transaction() as session:
+        clock = session.scalars(select(now())).one()
+        return {
+            "work": _work(session, clock),
+            "broker": broker_depths(),
+            "workers": workers(),
+            "studies": {state.value: count for state, count in studies.counts(session).items()},
+            "flagged": studies.flagged(session),
+            "destinations": _destinations(session, settings, clock),
+        }
+
+
+def broker_depths() -> dict[str, int] | None:
+    """Messages in each queue, or None when the broker does not answer."""
+    names = dict.fromkeys(name for queues in QUEUES.values() for name in queues)
+    try:
+        with app.connection_for_read() as connection:
+            channel = connection.default_channel
+            return {name: _depth(channel, name) for name in names}
+    except (OperationalError, RedisError, OSError):
+        return None
+
+
+def _depth(channel: Any, name: str) -> int:
+    try:
+        return int(channel.queue_declare(name, passive=True).message_count)
+    except ChannelError:  # an empty queue does not exist
+        return 0
+
+
+def workers() -> dict[str, Replies] | None:
+    """Worker -> what it is at, and the network it has loaded; None when none answers."""
+    active = ask("active")
+    if active is None:
+        return None
+    networks = ask("network") or {}
+    return {
+        name: {"at work on": len(tasks), "network": networks.get(name)}
+        for name, tasks in sorted(active.items())
+    }
+
+
+def ask(command: str) -> Replies | None:
+    """Worker -> its answer to an inspect command; None when none answers in time or the broker is away."""
+    try:
+        answers = app.control.broadcast(command, reply=True, timeout=ANSWER_WITHIN_S)
+    except (OperationalError, RedisError, OSError):
+        return None
+    merged = {name: answer for each in answers or [] for name, answer in each.items()}
+    return merged or None
+
+
+def _work(session: Session, clock: datetime) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": kind,
+            "state": state.value,
+            "count": count,
+            "oldest_s": round(max(0.0, (clock - due_at).total_seconds()), 1),
+        }
+        for kind, state, count, due_at in jobs.depths(session)
+    ]
+
+
+def _destinations(session: Session, settings: Settings, clock: datetime) -> list[dict[str, Any]]:
+    circuits = {circuit.destination: circuit for circuit in reports.circuits(session)}
+    counts: dict[str, dict[str, int]] = {}
+    for name, state, count in reports.counts(session):
+        counts.setdefault(name, {})[state.value] = count
+    return [
+        {
+            "name": place.name,
+            "peer": f"{place.ae_title} at {place.host}:{place.port}",
+            **_circuit(circuits.get(place.name), clock),
+            "deliveries": counts.get(place.name, {}),
+        }
+        for place in settings.destinations
+    ]
+
+
+def _circuit(circuit: Circuit | None, clock: datetime) -> dict[str, Any]:
+    """Whether a destination is in use or left alone because it was away."""
+    if circuit is None or not circuit.failures:
+        return {"state": "in use", "tried_again_in_s": None, "error": None}
+    pause_s = (circuit.open_until - clock).total_seconds() if circuit.open_until else 0.0
+    return {"state": "away", "tried_again_in_s": max(0.0, round(pause_s, 1)), "error": circuit.error}
+
+
+def rendered(view: dict[str, Any]) -> Group:
+    """The overview for people."""
+    parts: list[Table | Text] = [
+        _studies_table(view),
+        _work_table(view),
+        _workers_table(view),
+        _destinations_table(view),
+    ]
+    if view["flagged"]:
+        parts.append(
+            Text(f"{view['flagged']} objects came under a known UID with other pixels", style="yellow")
+        )
+    return Group(*parts)
+
+
+def _table(title: str, *headers: str) -> Table:
+    table = Table(
+        title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, min_width=60
+    )
+    for header in headers:
+        is_number = header in ("studies", "due or waiting", "oldest", "at work on", "messages")
+        table.add_column(header, justify="right" if is_number else "left")
+    return table
+
+
+def _studies_table(view: dict[str, Any]) -> Table:
+    table = _table("Studies", "state", "studies")
+    for state, count in view["studies"].items():
+        table.add_row(state, str(count))
+    if not view["studies"]:
+        table.add_row("none received yet", "0")
+    return table
+
+
+def _work_table(view: dict[str, Any]) -> Table:
+    table = _table("Work", "kind", "state", "due or waiting", "oldest")
+    for each in view["work"]:
+        style = None if each["state"] == "waiting" else "red"
+        table.add_row(each["kind"], each["state"], str(each["count"]), age(each["oldest_s"]), style=style)
+    if not view["work"]:
+        table.add_row("none", "", "0", "")
+    broker = view["broker"]
+    said = "the broker does not answer" if broker is None else _messages(broker)
+    table.caption, table.caption_justify = said, "left"
+    return table
+
+
+def _messages(broker: dict[str, int]) -> str:
+    full = ", ".join(f"{name} {count}" for name, count in broker.items() if count)
+    return f"messages in the broker: {full or 'none'}"
+
+
+def _workers_table(view: dict[str, Any]) -> Table:
+    table = _table("Workers", "name", "at work on", "network")
+    if view["workers"] is None:
+        table.add_row("unknown: none answers", "", "", style="yellow")
+    for name, each in (view["workers"] or {}).items():
+        network = each["network"] or {}
+        parts = (network.get("version"), network.get("engine"), network.get("precision"))
+        table.add_row(name, str(each["at work on"]), ", ".join(part for part in parts if part))
+    return table
+
+
+def _destinations_table(view: dict[str, Any]) -> Table:
+    table = _table("Destinations", "name", "peer", "state", "deliveries")
+    for each in view["destinations"]:
+        counts = ", ".join(f"{count} {state}" for state, count in each["deliveries"].items())
+        state = each["state"]
+        if each["error"]:
+            state = f"away, tried again in {age(each['tried_again_in_s'])}: {each['error']}"
+        table.add_row(each["name"], each["peer"], state, counts, style="red" if each["error"] else None)
+    if not view["destinations"]:
+        table.add_row("none configured: results stay here", "", "", "")
+    return table
+
+
+def age(seconds: float) -> str:
+    """A span of time as people say it: 8 s, 3 min, 2 h, 5 d."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,110 @@
+"""What the record says of studies, as tables for people."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pydicom.uid import UID
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy.orm import Session
+
+from db import findings, jobs, reports, studies
+from db.tables import Finding, Instance, Job, JobState, Study
+
+
+def studies_table(found: Sequence[Study]) -> Table:
+    """A line per study."""
+    table = _table("", "received", "state", "patient id", "accession", "sender")
+    table.add_column("study", no_wrap=True)
+    for study in found:
+        state = f"{study.state}{', urgent' if study.urgent else ''}{', phantom' if study.phantom else ''}"
+        table.add_row(
+            _moment(study.last_received_at),
+            state,
+            study.patient_id,
+            study.accession_number,
+            study.sender_ae,
+            study.study_uid,
+        )
+    return table
+
+
+def study_report(session: Session, study: Study) -> Group:
+    """Everything about one study: images, findings, reports, deliveries, work."""
+    uid = study.study_uid
+    said = findings.of_study(session, uid)
+    head = Text.assemble((f"{study.patient_id or 'no patient id'}  ", "bold"), f"{study.state}  {uid}")
+    return Group(
+        head,
+        _images(studies.images(session, uid), said),
+        _reports(session, uid),
+        _work(jobs.of_study(session, uid)),
+    )
+
+
+def _images(images: Sequence[Instance], said: dict[str, Finding]) -> Table:
+    table = _table("Images", "kind", "view", "finding", "probabilities", "instance")
+    for image in images:
+        finding = said.get(image.uid)
+        table.add_row(_kind(image.sop_class_uid), image.view, *_said(image, finding), image.uid)
+    return table
+
+
+def _said(image: Instance, finding: Finding | None) -> tuple[str, str]:
+    if image.not_assessed_because:
+        return f"not assessed: {image.not_assessed_because}", ""
+    if finding is None:
+        return "not read yet", ""
+    ranked = sorted(finding.probabilities.items(), key=lambda item: -float(item[1]))
+    shares = ", ".join(f"{label} {share:.2f}" for label, share in ranked)
+    return finding.label, f"{shares}; strangeness {finding.ood:.2f}"
+
+
+def _reports(session: Session, study_uid: str) -> Table:
+    table = _table("Reports", "revision", "made", "objects", "deliveries")
+    sent = reports.deliveries(session, study_uid)
+    for report in reports.of_study(session, study_uid):
+        objects = "\n".join(f"{each.kind.upper()} {each.uid}" for each in report.objects)
+        mine = [each for each in sent if each.report_id == report.id]
+        deliveries = "\n".join(
+            f"{each.destination}: {each.state}{f' ({each.error})' if each.error else ''}" for each in mine
+        )
+        table.add_row(str(report.revision), _moment(report.created_at), objects, deliveries or "none")
+    return table
+
+
+def _work(work: Sequence[Job]) -> Table:
+    table = _table("Work", "kind", "state", "due", "tries", "deaths", "error")
+    for job in work:
+        style = "red" if job.state in (JobState.FAILED, JobState.QUARANTINED) else None
+        at_work = job.state == JobState.WAITING and job.lease_token is not None
+        table.add_row(
+            job.kind,
+            "at work" if at_work else job.state,
+            _moment(job.due_at),
+            str(job.attempts),
+            str(job.deaths),
+            job.error or "",
+            style=style,
+        )
+    return table
+
+
+def _table(title: str, *headers: str) -> Table:
+    table = Table(
+        title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+    )
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    return table
+
+
+def _kind(sop_class_uid: str) -> str:
+    """Digital X-Ray, of Digital X-Ray Image Storage - For Presentation."""
+    return UID(sop_class_uid).name.partition(" Storage")[0].removesuffix(" Image")
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
