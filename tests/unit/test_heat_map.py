@@ -130,7 +130,7 @@ def test_the_warning_stands_in_the_radiograph_and_in_the_panel() -> None:
     pixels = capture(assessed(header()), black, COLD).pixel_array
     amber = (pixels == (255, 179, 64)).all(axis=-1)
     assert amber[960:1020, 400:624].sum() > 100
-    assert amber[930:1000, 1060:1340].sum() > 500
+    assert amber[936:968, 1060:1325].sum() > 300  # inside the frame
 
 
 def test_no_word_in_the_pixels_says_who_the_patient_is() -> None:
@@ -150,6 +150,8 @@ def test_the_panel_shows_what_was_found() -> None:
     )
     pixels = capture(image, display, heat).PixelData
     assert all(capture(other, display, heat).PixelData != pixels for other in others)
+    titles = [capture(other, display, heat).pixel_array[50:110] for other in (image, others[0])]
+    assert (titles[0] != titles[1]).any()
 
 
 def test_the_same_arguments_give_the_same_bytes() -> None:
@@ -173,6 +175,13 @@ def test_what_is_made_of_a_lossy_or_phantom_image_says_so() -> None:
     assert (ds.LossyImageCompression, ds.LossyImageCompressionRatio) == ("01", 10)
     assert ds.QualityControlImage == "YES"
     assert capture(assessed(header()), gradient(300, 250), COLD).LossyImageCompression == "00"
+
+
+@pytest.mark.parametrize(("written", "number"), [("7", 7), ("", 1), ("99999999999", 1)])
+def test_it_takes_the_instance_number_of_its_source(written: str, number: int) -> None:
+    source = header()
+    source.add_new("InstanceNumber", "LO", written)
+    assert read_back(capture(assessed(source), gradient(300, 250), COLD)).InstanceNumber == number
 
 
 def test_the_report_refers_to_the_capture_of_each_image() -> None:
