@@ -60,7 +60,7 @@ def demo(places: Sequence[Path], *, count: int, keep_serving: bool, console: Con
     """
     site = configured()
     console.print(f"Hilum runs in [bold]{site.folder}[/], its log is {site.log.name} there", soft_wrap=True)
-    with running(site):
+    with running(site, console):
         with tempfile.TemporaryDirectory(prefix="hilum-demo-") as name, progress(console) as bars:
             outcome, files = _gather(places, count, Path(name), bars)
             wait_until_ready(site, bars)

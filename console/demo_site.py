@@ -11,13 +11,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import Progress
 
 from console import pacs, scu
+from console.overview import ask
 from console.scu import Peer
 from console.up import child_process, stop_process
 from hilum.errors import HilumError, PacsUnavailable
-from hilum.queue import app
 from hilum.settings import CONFIG_VARIABLE, settings
 
 CALLING_AE_TITLE = "HILUM-DEMO"
@@ -101,17 +102,22 @@ def free_port(wanted: int) -> int:
 
 
 @contextmanager
-def running(site: Site) -> Iterator[None]:
+def running(site: Site, console: Console) -> Iterator[None]:
     """Run the demo PACS and `hilum up` until the block ends."""
     [destination] = settings().destinations
     callers = (site.listener.called_ae_title, CALLING_AE_TITLE)
     archive = pacs.command(site.folder / "pacs", destination, callers=callers, browser_port=site.browser_port)
+    stopping = console.status("stopping")
     with ExitStack() as stack, site.log.open("wb") as log:
+        stack.callback(stopping.stop)
         for argv in (archive, (sys.executable, "-m", "console.cli", "up")):
             process = child_process(argv, log)
             site.processes.append(process)
             stack.callback(stop_process, process, STOP_WITHIN_S)
-        yield
+        try:
+            yield
+        finally:
+            stopping.start()
 
 
 def wait_until_ready(site: Site, bars: Progress) -> None:
@@ -143,8 +149,4 @@ def _echoes(peer: Peer) -> bool:
 
 
 def _workers() -> set[str]:
-    try:
-        pongs = app.control.inspect(timeout=0.5).ping() or {}
-    except (OSError, *app.connection_for_read().connection_errors):
-        return set()
-    return {f"the {name.partition('@')[0]} worker" for name in pongs}
+    return {f"the {name.partition('@')[0]} worker" for name in ask("ping") or {}}

@@ -43,7 +43,7 @@ def programs(settings: Settings) -> list[Program]:
         _worker("deliver", "deliver", *prefork, str(DELIVER_PROCESSES)),
         _worker("sweep", "sweep", *threads, "1"),
     ]
-    beat = Program("beat", (*_celery("worker.app"), "beat", "-S", "celery.beat:Scheduler"), stops=1)
+    beat = Program("beat", (*_celery("worker.app"), "beat", "-S", "celery.beat:Scheduler"), stops=0)
     return [*embedded, *listeners, *workers, beat, *_training()]
 
 
@@ -57,13 +57,13 @@ def _training() -> list[Program]:
     if importlib.util.find_spec("torch") is None:
         return []
     argv = _worker("training", "training", "--pool", "prefork", "-c", "1", app="training.app").argv
-    return [Program("training", argv, stops=2, stop_signal=signal.SIGQUIT)]
+    return [Program("training", argv, stops=1, stop_signal=signal.SIGQUIT)]
 
 
 def _worker(name: str, queues: str, *pool: str, app: str = "worker.app") -> Program:
     quick = ("--without-gossip", "--without-mingle")  # one second less to start; nothing here uses them
     argv = (*_celery(app), "worker", "-Q", queues, *pool, "-n", f"{name}@%h", *quick)
-    return Program(name, argv, stops=2)
+    return Program(name, argv, stops=1)
 
 
 def _celery(app: str) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def _broker(settings: Settings) -> Program:
     return Program(
         "broker",
         argv,
-        stops=3,
+        stops=2,
         on_hangup="nothing",
         is_ready=lambda: broker_answers(settings.embedded_socket),
     )
