@@ -4,6 +4,7 @@ import getpass
 import json
 import os
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -53,6 +54,7 @@ class NotThere(HilumError):
 
 def main() -> None:
     """Run the command; what an operator can mend is said in words, without a traceback."""
+    warnings.filterwarnings("ignore", module="pydicom")  # strangers' files break rules all the time
     try:
         app()
     except SettingsError as error:

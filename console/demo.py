@@ -202,8 +202,9 @@ def _send_and_watch(files: Sequence[Outgoing], outcome: Outcome, site: Site, bar
             now = watch.look(outcome.study_uids)
             if now != before or not sending.done():
                 before, moved_at = now, time.monotonic()
-            bars.update(read, completed=now[0])
-            bars.update(back, completed=now[1])
+            total = len(outcome.study_uids) if sending.done() else total
+            bars.update(read, completed=now[0], total=total)
+            bars.update(back, completed=now[1], total=total)
         sending.result()
     return watch
 

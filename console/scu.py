@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -56,6 +56,8 @@ class Outgoing:
     context: tuple[str, str]
     """SOP class and transfer syntax."""
     size_bytes: int
+    agrees: bool = True
+    """Whether the file's head names the object as the data set does; else it cannot go out byte for byte."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,20 @@ def described(path: Path, source: Path | None = None) -> Outgoing | Unusable:
     """A DICOM file with what its header says."""
     try:
         ds = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
-        context = (str(ds.file_meta.MediaStorageSOPClassUID), str(ds.file_meta.TransferSyntaxUID))
-        size_bytes = path.stat().st_size
-        uid, study_uid = str(ds.file_meta.MediaStorageSOPInstanceUID), str(ds.get("StudyInstanceUID", ""))
-        return Outgoing(path, source or path, uid, study_uid, context, size_bytes)
+        meta = ds.file_meta
+        agrees = (
+            meta.get("MediaStorageSOPClassUID") == ds.SOPClassUID
+            and meta.get("MediaStorageSOPInstanceUID") == ds.SOPInstanceUID
+        )
+        return Outgoing(
+            path,
+            source or path,
+            str(ds.SOPInstanceUID),
+            str(ds.StudyInstanceUID),
+            (str(ds.SOPClassUID), str(meta.TransferSyntaxUID)),
+            path.stat().st_size,
+            agrees,
+        )
     except Exception as error:  # the border with whoever made the file: a parser raises anything
         return Unusable(source or path, f"not readable as DICOM: {error}")
 
@@ -185,9 +197,9 @@ def _associate(peer: Peer, contexts: Iterable[tuple[str, str]]) -> Association:
 def _store(assoc: Association, each: Outgoing) -> str | None:
     """None when it arrived, else why not."""
     try:
-        status = assoc.send_c_store(each.path)
-    except (ValueError, RuntimeError, AttributeError, OSError) as error:
-        return _refused_context(each) if isinstance(error, ValueError) else str(error)
+        status = assoc.send_c_store(each.path if each.agrees else dcmread(each.path))
+    except Exception as error:  # the border with whoever made the file: to encode it anew can raise anything
+        return str(error)  # also that the peer accepts no such context, or has ended the association
     if not status:
         return "the peer ended the association without an answer"
     code = int(status.Status)
@@ -195,8 +207,3 @@ def _store(assoc: Association, each: Outgoing) -> str | None:
         return None
     comment = status.get("ErrorComment", "") or _MEANINGS.get(code >> 8, "refused")
     return f"0x{code:04X}: {comment}"
-
-
-def _refused_context(each: Outgoing) -> str:
-    sop_class, syntax = (UID(uid).name for uid in each.context)
-    return f"the peer does not accept {sop_class} in {syntax}"
