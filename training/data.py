@@ -13,7 +13,7 @@ from PIL import Image
 
 from hilum import phantom
 from hilum.network import LABELS
-from hilum.radiograph import INPUT_SIZE, network_input
+from hilum.radiograph import INPUT_SIZE, network_input, to_display
 
 PARTS = ("train", "validation", "test")
 PHANTOM = "phantom"
@@ -89,8 +89,8 @@ def phantoms(seeds: Iterable[int]) -> Images:
 
 
 def _drawn(seed: int, label: str) -> NDArray[np.uint8]:
-    display = phantom.draw(seed, label, rows=320, columns=262)
-    return network_input((display * 255).round().astype(np.uint8))
+    # Small, because the network sees 224 rows; as DICOM, because that is how phantoms come at work.
+    return network_input(to_display(phantom.phantom(seed, label, rows=320, columns=262)))
 
 
 def together(parts: Sequence[Images]) -> Images:

@@ -20,12 +20,20 @@ class TeacherMissing(HilumError):
 class Nobody(nn.Module):
     """No teacher: there is nothing to predict and nothing to lose."""
 
-    def forward(self, gray: Tensor, features: Tensor) -> Tensor:
-        return features.new_zeros(())
+    def forward(self, gray: Tensor, maps: list[Tensor]) -> Tensor:
+        return gray.new_zeros(())
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0 with ImageNet weights (Apache-2.0), frozen, and a trained map to its features."""
+    """EfficientNet-Lite0 with ImageNet weights (Apache-2.0), frozen, and trained maps to its features.
+
+    Features are compared at every place and at four depths (FitNets, Romero et al., ICLR 2015), so that early
+    layers too are told what to see.
+    """
+
+    SIZE_PX = 112  # at which its features tell these classes apart best, and quickest
+    BLOCKS = (2, 4, 10)  # the last of those that halve the image 2, 3 and 4 times
+    CHANNELS = ((256, 24), (512, 40), (1024, 112), (2048, 1280))  # ours and the teacher's
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,17 +48,31 @@ class EfficientNetLite(nn.Module):
         net: Any = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=File.get_model_file_path())
         # A tuple hides the teacher from parameters(), state_dict() and train(): it never changes.
         self._net = (net.eval().requires_grad_(False).to(memory_format=torch.channels_last),)
-        self.predict = nn.Linear(2048, 1280)
-        self.standardise = nn.BatchNorm1d(1280, affine=False, momentum=0.01)
+        self._seen: list[Tensor] = []
+        for block in self.BLOCKS:
+            net._blocks[block].register_forward_hook(lambda *call: self._seen.append(call[2]))
+        self.predict = nn.ModuleList(nn.Conv2d(ours, theirs, 1) for ours, theirs in self.CHANNELS)
+        self.standardise = nn.ModuleList(
+            nn.BatchNorm2d(theirs, affine=False, momentum=0.01) for _, theirs in self.CHANNELS
+        )
 
-    def forward(self, gray: Tensor, features: Tensor) -> Tensor:
-        """Return how far features (B, 2048) are from telling the teacher's of gray (B, 1, H, W) in 0..255."""
-        with torch.no_grad():
-            small = functional.interpolate(gray, size=(112, 112), mode="area")
-            teacher_input = ((small - 127) / 128).expand(-1, 3, -1, -1)
-            maps = self._net[0].extract_features(teacher_input.contiguous(memory_format=torch.channels_last))
-            target = self.standardise(maps.float().mean((2, 3)))
-        return functional.smooth_l1_loss(self.predict(features).float(), target)
+    def forward(self, gray: Tensor, maps: list[Tensor]) -> Tensor:
+        """Return how far four layers' maps are from telling the teacher's of gray (B, 1, H, W) in 0..255."""
+        losses = []
+        for ours, theirs, predict, standardise in zip(
+            maps, self._features(gray), self.predict, self.standardise, strict=True
+        ):
+            target = functional.interpolate(theirs.float(), size=ours.shape[-2:], mode="area")
+            losses.append(functional.smooth_l1_loss(predict(ours).float(), standardise(target)))
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def _features(self, gray: Tensor) -> list[Tensor]:
+        small = functional.interpolate(gray, size=(self.SIZE_PX, self.SIZE_PX), mode="area")
+        teacher_input = ((small - 127) / 128).expand(-1, 3, -1, -1)
+        self._seen.clear()
+        last = self._net[0].extract_features(teacher_input.contiguous(memory_format=torch.channels_last))
+        return [*self._seen, last]
 
 
 TEACHERS: dict[str, Callable[[], nn.Module]] = {"nobody": Nobody, "efficientnet-lite0": EfficientNetLite}

@@ -134,21 +134,20 @@ def learn(recipe: Recipe, learner: Learner, training: Images, validation: Images
 
     Best is the lowest validation loss among the epochs of the last stage, the only ones seen at full size.
     """
-    body = nn.Sequential(*list(learner.network.children())[:-1], nn.Flatten())
     with _progress() as progress:
         for stage in _stages(recipe)[learner.epoch :]:
             task = progress.add_task(f"epoch {learner.epoch + 1}", total=recipe.images_per_epoch, told="")
             learner.network.train()
             first_step = learner.epoch * recipe.steps_per_epoch
-            for step, (gray, targets) in enumerate(
-                batches(recipe, training, stage, learner.epoch), first_step
-            ):
+            for step, (gray, targets) in enumerate(batches(recipe, training, learner.epoch), first_step):
                 with torch.autocast(DEVICE.type, torch.bfloat16):
-                    features = body(artefacts.normalise(gray))
+                    maps = layer_maps(learner.network, artefacts.normalise(resized(gray, stage.size_px)))
                     label_loss = functional.cross_entropy(
-                        learner.network.fc(features).float(), targets, label_smoothing=recipe.label_smoothing
+                        learner.network.fc(maps[-1].mean((2, 3))).float(),
+                        targets,
+                        label_smoothing=recipe.label_smoothing,
                     )
-                    teacher_loss = learner.teacher(gray, features)
+                    teacher_loss = learner.teacher(gray, maps)
                 loss = label_loss + recipe.teacher_weight * teacher_loss
                 for group in learner.optimizer.param_groups:
                     group["lr"] = rate(recipe, step)
@@ -220,8 +219,8 @@ def rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - 0.05) / 0.95))
 
 
-def batches(recipe: Recipe, images: Images, stage: Stage, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield an epoch's batches: gray (B, 1, size, size) in 0..255, targets (B, 4) that sum to 1.
+def batches(recipe: Recipe, images: Images, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield an epoch's batches: gray (B, 1, 224, 224) in 0..255, targets (B, 4) that sum to 1.
 
     Classes are drawn evenly, phantoms with the recipe's share; every epoch draws, turns and mixes anew, the
     same for the same seed.
@@ -233,8 +232,7 @@ def batches(recipe: Recipe, images: Images, stage: Stage, epoch: int) -> Iterato
     labels = functional.one_hot(torch.from_numpy(images.labels), len(LABELS)).float()
     mixing = torch.distributions.Beta(recipe.mixup, recipe.mixup)
     for chosen in drawn.split(recipe.batch_size)[: recipe.steps_per_epoch]:
-        gray = torch.from_numpy(images.pixels[chosen.numpy()]).to(DEVICE).float()[:, None]
-        gray = augment(gray, stage.size_px)
+        gray = augment(torch.from_numpy(images.pixels[chosen.numpy()]).to(DEVICE).float()[:, None])
         targets = labels[chosen].to(DEVICE)
         share = float(mixing.sample())
         order = torch.randperm(len(chosen))
@@ -252,8 +250,8 @@ def weights(recipe: Recipe, images: Images) -> NDArray[np.float64]:
     return chances
 
 
-def augment(gray: Tensor, size_px: int) -> Tensor:
-    """Return gray (B, 1, size, size) of gray (B, 1, H, W), both in 0..255.
+def augment(gray: Tensor) -> Tensor:
+    """Return gray (B, 1, H, W) in 0..255 as another exposure might have shown it.
 
     Turned by up to 10 degrees, cropped, half of them mirrored, in another contrast and brightness.
     """
@@ -268,10 +266,23 @@ def augment(gray: Tensor, size_px: int) -> Tensor:
     ]
     grid = functional.affine_grid(torch.stack(rows, 1).to(gray.device), list(gray.shape), align_corners=False)
     turned = functional.grid_sample(gray, grid, padding_mode="reflection", align_corners=False)
-    small = functional.interpolate(turned, size=(size_px, size_px), mode="bilinear", antialias=True)
     gain = torch.empty(count, 1, 1, 1).uniform_(0.75, 1.25).to(gray.device)
     shift = torch.empty(count, 1, 1, 1).uniform_(-25, 25).to(gray.device)
-    return ((small - 128) * gain + 128 + shift).clamp(0, 255)
+    return ((turned - 128) * gain + 128 + shift).clamp(0, 255)
+
+
+def resized(gray: Tensor, size_px: int) -> Tensor:
+    return functional.interpolate(gray, size=(size_px, size_px), mode="bilinear", antialias=True)
+
+
+def layer_maps(network: ResNet, images: Tensor) -> list[Tensor]:
+    """Return what the four layers give out of images (B, 3, H, W), the last one (B, 2048, H/32, W/32)."""
+    value = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+    maps = []
+    for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
+        value = layer(value)
+        maps.append(value)
+    return maps
 
 
 @torch.no_grad()
@@ -280,13 +291,11 @@ def predict(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return logits (N, 4) and pooled features (N, 2048) of images (N, 224, 224)."""
     network.eval()
-    body = nn.Sequential(*list(network.children())[:-1], nn.Flatten())
     logits, features = [], []
     for start in range(0, len(pixels), 32):
         gray = torch.from_numpy(pixels[start : start + 32]).to(DEVICE).float()[:, None]
-        gray = functional.interpolate(gray, size=(size_px, size_px), mode="bilinear", antialias=True)
         with torch.autocast(DEVICE.type, torch.bfloat16):
-            pooled = body(artefacts.normalise(gray))
+            pooled = layer_maps(network, artefacts.normalise(resized(gray, size_px)))[-1].mean((2, 3))
             logits.append(network.fc(pooled).float().cpu().numpy())
         features.append(pooled.float().cpu().numpy())
     return np.concatenate(logits), np.concatenate(features)
