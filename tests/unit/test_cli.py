@@ -1,0 +1,206 @@
+"""The `hilum` command: what it says, and its exit status."""
+
+import getpass
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from typer.testing import CliRunner
+
+from console import cli
+from console.configuration import commented
+from db import jobs, studies
+from db.session import transaction
+from db.tables import Audit, JobState
+from hilum.errors import SettingsError
+from hilum.queue import CLASSIFY, PREPARE
+from hilum.settings import Settings
+from tests.conftest import ROOT, SettingsChange
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Exit status and output of a command in this process; errors meant for `main` come out as they are."""
+    result = CliRunner().invoke(cli.app, list(arguments))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def a_study(accession: str = "A1", study_uid: str = "1.2.3") -> str:
+    """A study that waits to be prepared."""
+    received = studies.Received(
+        uid=f"{study_uid}.1",
+        study_uid=study_uid,
+        series_uid=f"{study_uid}.2",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        sender_ae="ROOM1",
+        path="nowhere.dcm",
+        size_bytes=1,
+        pixel_digest="",
+        patient_id="P1",
+        accession_number=accession,
+    )
+    with transaction() as session:
+        studies.record(session, received, settle_s=0)
+    return study_uid
+
+
+def states(study_uid: str) -> dict[str, JobState]:
+    with transaction() as session:
+        return {job.kind: job.state for job in jobs.of_study(session, study_uid)}
+
+
+def fail_preparation(study_uid: str) -> None:
+    with transaction() as session:
+        claim = jobs.claim(session, PREPARE, study_uid, lease_s=30)
+        assert claim is not None
+        jobs.give_up(session, claim, because="no decoder for it")
+
+
+def test_every_command_teaches_by_example() -> None:
+    for command in cli.app.registered_commands:
+        if command.callback not in (cli.listener,):
+            assert "Examples" in (command.epilog or ""), command.callback
+    code, text = run("--help")
+    assert code == 0
+    assert "hilum demo" in text
+
+
+def test_a_wrong_setting_is_said_in_words_and_ends_with_2() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "console.cli", "status"],
+        env={"HILUM_LISTENER_PORT": "99999", "PATH": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 2
+    assert "listener_port" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_database_without_tables_is_said_in_words(hilum_env: SettingsChange) -> None:
+    ours = hilum_env()
+    answer = subprocess.run(
+        [sys.executable, "-m", "console.cli", "studies"],
+        env={"HILUM_DATA_DIR": str(ours.data_dir), "PATH": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "hilum doctor" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_the_file_of_init_holds_every_setting_with_its_default(hilum_env: SettingsChange) -> None:
+    text = commented()
+    assert all(line.startswith("#") for line in text.splitlines() if line)
+    plain, _, tables = text.partition("# senders:")
+    values = tomllib.loads(
+        "\n".join(line[2:] for line in plain.splitlines() if line.startswith("# ") and " = " in line)
+    )
+    assert set(values) == set(Settings.model_fields) - {"senders", "destinations"}
+    without_default = {"store_dir", "network_dir"}
+    given = Settings(
+        **{name: value for name, value in values.items() if name not in without_default | {"data_dir"}}
+    )
+    for name in set(values) - without_default - {"data_dir"}:
+        assert getattr(given, name) == getattr(hilum_env(), name), name
+    assert "[[senders]]" in tables
+    assert "[[destinations]]" in tables
+
+
+def test_the_examples_of_init_are_a_valid_configuration(hilum_env: SettingsChange, tmp_path: Path) -> None:
+    tables = "# senders:" + commented().partition("# senders:")[2]
+    wanted = (
+        line[2:] for line in tables.splitlines() if line.startswith("# ") and (" = " in line or "[[" in line)
+    )
+    (tmp_path / "hilum.toml").write_text("\n".join(line for line in wanted if not line.startswith("senders")))
+    ours = hilum_env()
+    assert ours.senders[0].destinations == ("pacs",)
+    assert ours.destination("pacs") is not None
+
+
+def test_init_replaces_nothing_unless_forced(tmp_path: Path) -> None:
+    file = tmp_path / "hilum.toml"
+    file.write_text("# mine")
+    with pytest.raises(SettingsError, match="--force"):
+        run("init", str(file))
+    assert file.read_text() == "# mine"
+    assert run("init", str(file), "--force")[0] == 0
+    assert file.read_text() == commented()
+
+
+def test_status_says_unknown_of_workers_that_do_not_answer(database_url: str) -> None:
+    a_study()
+    code, text = run("status", "--json")
+    view = json.loads(text)
+    assert code == 0
+    assert view["workers"] is None
+    assert view["broker"] is None
+    assert view["studies"] == {"received": 1}
+    assert view["work"][0] | {"oldest_s": 0} == {
+        "kind": PREPARE,
+        "state": "waiting",
+        "count": 1,
+        "oldest_s": 0,
+    }
+    code, text = run("status")
+    assert "unknown: none answers" in text
+
+
+def test_a_study_is_found_by_accession_number_and_by_patient(database_url: str) -> None:
+    study_uid = a_study(accession="A77")
+    for text in (study_uid, "A77", "P1"):
+        assert study_uid in run("show", text)[1]
+    assert "A77" in run("studies")[1]
+    assert "A77" not in run("studies", "--state", "delivered")[1]
+    with pytest.raises(cli.NotThere, match="A78"):
+        run("show", "A78")
+
+
+def test_failed_work_is_done_again_and_the_audit_says_who_asked(database_url: str) -> None:
+    study_uid = a_study()
+    fail_preparation(study_uid)
+    assert "no decoder for it" in run("show", study_uid)[1]
+    assert PREPARE in run("replay", "A1")[1]
+    assert states(study_uid) == {PREPARE: JobState.WAITING}
+    with transaction() as session:
+        [note] = session.scalars(select(Audit))
+    assert (note.actor, note.action, note.study_uid) == (getpass.getuser(), "replay", study_uid)
+
+
+def test_cancelled_work_stops_and_the_audit_says_who_asked(database_url: str) -> None:
+    study_uid = a_study()
+    assert "1 piece of work" in run("cancel", "A1")[1]
+    assert states(study_uid) == {PREPARE: JobState.CANCELLED}
+    with transaction() as session:
+        [note] = session.scalars(select(Audit))
+    assert (note.actor, note.action, note.study_uid) == (getpass.getuser(), "cancel", study_uid)
+
+
+def test_what_names_two_studies_cancels_neither(database_url: str) -> None:
+    uids = [a_study(study_uid="1.2.3"), a_study(study_uid="1.2.4")]
+    with pytest.raises(cli.NotThere, match="names 2 studies"):
+        run("cancel", "P1")
+    assert [states(uid)[PREPARE] for uid in uids] == [JobState.WAITING] * 2
+
+
+def test_work_is_shown_by_kind_with_its_age(database_url: str) -> None:
+    with transaction() as session:
+        jobs.want(session, CLASSIFY, "x", study_uid=None, due_in_s=-7200)
+    assert "2 h" in run("status")[1]
+
+
+def test_an_address_without_a_port_is_refused(tmp_path: Path) -> None:
+    code, text = run("send", str(tmp_path), "--to", "pacs")
+    assert code == 2
+    assert "HOST:PORT" in text
