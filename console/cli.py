@@ -4,7 +4,6 @@ import getpass
 import json
 import os
 import sys
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -22,6 +21,7 @@ import db.tables
 from db.session import transaction
 from db.tables import StudyState
 from hilum.errors import HilumError, SettingsError
+from hilum.log import keep_values_out
 from hilum.queue import ring
 from hilum.settings import settings
 
@@ -54,7 +54,7 @@ class NotThere(HilumError):
 
 def main() -> None:
     """Run the command; what an operator can mend is said in words, without a traceback."""
-    warnings.filterwarnings("ignore", module="pydicom")  # strangers' files break rules all the time
+    keep_values_out()
     try:
         app()
     except SettingsError as error:

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 from PIL import Image
@@ -121,7 +121,7 @@ def _revision(facts: _Facts) -> int:
 
 def _render(facts: _Facts) -> list[Rendered]:
     store = Store(settings().store)
-    created = datetime.now(UTC)
+    created = datetime.now().astimezone()  # the clock of the place, as people there read it
     network = _network_name(facts.network)
     images = [_read_image(store, image, facts.findings.get(image.uid)) for image in facts.images]
     maps = [
