@@ -10,7 +10,7 @@ import redis
 
 from hilum.settings import settings
 from tests.peers.dcmtk import dcmsend
-from tests.peers.helpers import end, wait_for
+from tests.peers.helpers import answers, end, wait_for
 
 STARTS_WITHIN_S = 120
 STOPS_WITHIN_S = 60
@@ -58,7 +58,8 @@ class System:
 
     def _has_started(self, seen: int) -> bool:
         assert self._process.poll() is None, self.log()[-5000:]
-        return "processes started" in self.log()[seen:]
+        started = "processes started" in self.log()[seen:]
+        return started and answers(settings().listener_port)
 
 
 def _with_argument(text: str, *, parents: set[int]) -> list[int]:

@@ -1,0 +1,1 @@
+"""The main job, run as its users run it: real senders, a real PACS, all processes."""
