@@ -69,7 +69,7 @@ def kill_when_reading(decoder: Decoder, endless: Path, signals: list[signal.Sign
                 os.kill(decoder._process.pid, one)
                 decoder._process.wait()
 
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     return thread
 
@@ -141,7 +141,7 @@ def test_a_crash_is_undecodable_and_the_next_image_is_prepared(
     killer = kill_when_reading(decoder, endless, [signal.SIGSEGV])
     with pytest.raises(Undecodable, match="the decoder died with SIGSEGV"):
         decoder.prepare(endless, tmp_path / "out")
-    killer.join()
+    killer.join(timeout=20)
     assert decoder.prepare(chest, tmp_path / "out").not_assessed_because is None
 
 
@@ -152,7 +152,7 @@ def test_a_crash_in_a_process_that_saw_other_images_is_checked_alone(
     killer = kill_when_reading(decoder, endless, [signal.SIGSEGV, signal.SIGABRT])
     with pytest.raises(Undecodable, match="SIGABRT"):  # the second, fresh process has the say
         decoder.prepare(endless, tmp_path / "out")
-    killer.join()
+    killer.join(timeout=20)
 
 
 def test_a_process_killed_between_images_is_not_held_against_the_next(

@@ -36,9 +36,11 @@ def as_pydicom_shows(ds: Dataset) -> NDArray[np.float64]:
     return gray
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # in pydicom
+@pytest.mark.parametrize("width", ["2400", "9"])
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-def test_a_window_shows_what_pydicom_shows(function: str) -> None:
-    ds = radiograph(**WINDOW, VOILUTFunction=function)
+def test_a_window_shows_what_pydicom_shows(function: str, width: str) -> None:
+    ds = radiograph(WindowCenter="1800", WindowWidth=width, VOILUTFunction=function)
     assert np.abs(to_display(ds) - as_pydicom_shows(ds)).max() <= 1
 
 
@@ -161,9 +163,9 @@ def test_what_the_rectangular_shutter_covers_is_cut_off() -> None:
 
 
 def test_collimator_edges_in_millimetres_are_not_believed() -> None:
-    ds = radiograph(CollimatorShape="RECTANGULAR", CollimatorLeftVerticalEdge=-18)
-    ds.CollimatorRightVerticalEdge, ds.CollimatorUpperHorizontalEdge = 18, 40
-    ds.CollimatorLowerHorizontalEdge = 60
+    ds = radiograph(CollimatorShape="RECTANGULAR", CollimatorLeftVerticalEdge=-60)
+    ds.CollimatorRightVerticalEdge, ds.CollimatorUpperHorizontalEdge = 60, 30
+    ds.CollimatorLowerHorizontalEdge = 90
     assert to_display(ds).shape == SCATTER.shape
 
 
@@ -290,6 +292,16 @@ def test_a_sample_that_does_not_decode_proves_nothing(
 ) -> None:
     for path in hilum_radiograph._SAMPLES.glob("htj2k*.dcm"):
         (tmp_path / path.name).write_bytes(path.read_bytes().replace(b"\xff\x93", b"\xff\x00"))
+    monkeypatch.setattr(hilum_radiograph, "_SAMPLES", tmp_path)
+    assert decodable_transfer_syntaxes() == []
+
+
+def test_a_sample_that_decodes_to_something_else_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = dcmread(hilum_radiograph._SAMPLES / "explicit-little.dcm")
+    ds.PixelData = ds.PixelData[::-1]
+    ds.save_as(tmp_path / "explicit-little.dcm")
     monkeypatch.setattr(hilum_radiograph, "_SAMPLES", tmp_path)
     assert decodable_transfer_syntaxes() == []
 
