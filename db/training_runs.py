@@ -25,7 +25,7 @@ def succeed(session: Session, run_id: int, *, artefact: str, manifest: Mapping[s
         run_id,
         succeeded=True,
         artefact=artefact,
-        data_digest=str(manifest.get("data_digest", "")),
+        data_digest=str(manifest.get("data", {}).get("digest", "")),
         metrics=dict(manifest.get("metrics", {})),
     )
 
