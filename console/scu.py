@@ -20,6 +20,7 @@ _config.STORE_SEND_CHUNKED_DATASET = True  # a file goes out byte for byte, neve
 
 CONNECT_TIMEOUT_S = 5
 ANSWER_TIMEOUT_S = 60
+ECHO_TIMEOUT_S = 10
 MOST_CONTEXTS = 126
 """Presentation contexts asked for in one association; PS3.8 9.3.2.2 has room for 128."""
 
@@ -122,7 +123,7 @@ def send(files: Sequence[Outgoing], peer: Peer) -> Iterator[tuple[Outgoing, str 
 
 def echo(peer: Peer) -> None:
     """Ask whether somebody is there (C-ECHO). Raises PacsUnavailable with the reason when not."""
-    assoc = _associate(peer, [(Verification, ExplicitVRLittleEndian)])
+    assoc = _associate(peer, [(Verification, ExplicitVRLittleEndian)], ECHO_TIMEOUT_S)
     status = assoc.send_c_echo()
     assoc.release()
     if not status or status.Status != _SUCCESS:
@@ -179,10 +180,12 @@ def _by_contexts(files: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
         yield group
 
 
-def _associate(peer: Peer, contexts: Iterable[tuple[str, str]]) -> Association:
+def _associate(
+    peer: Peer, contexts: Iterable[tuple[str, str]], timeout_s: float = ANSWER_TIMEOUT_S
+) -> Association:
     ae = AE(ae_title=peer.calling_ae_title)
     ae.connection_timeout = CONNECT_TIMEOUT_S
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ANSWER_TIMEOUT_S
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
     asked = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
     assoc = ae.associate(peer.host, peer.port, contexts=asked, ae_title=peer.called_ae_title)
     if assoc.is_established:

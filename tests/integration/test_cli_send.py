@@ -1,0 +1,120 @@
+"""Sending to a real PACS, and asking it what it has."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pydicom import dcmread
+from pydicom.uid import UID, JPEG2000Lossless
+
+from console import scu
+from console.doctor import examine
+from console.scu import Outgoing, Peer, Unusable
+from db.schema import upgrade
+from hilum.errors import PacsUnavailable
+from hilum.phantom import phantom
+from tests.conftest import SettingsChange
+from tests.peers.broker import Broker
+from tests.peers.helpers import free_port
+from tests.peers.orthanc import Orthanc
+from tests.unit.test_cli import run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two phantoms, a picture and a text, in folders below each other."""
+    below = tmp_path / "sent" / "below"
+    below.mkdir(parents=True)
+    phantom(1, "Normal", rows=125, columns=100).save_as(below / "1.dcm", enforce_file_format=True)
+    other = phantom(2, "Other", rows=125, columns=100, transfer_syntax_uid=JPEG2000Lossless)
+    other.save_as(below.parent / "no-suffix", enforce_file_format=True)
+    Image.new("L", (80, 80), 9).save(below / "picture.png")
+    (below / "notes.txt").write_text("no image")
+    return below.parent
+
+
+def peer(orthanc: Orthanc) -> Peer:
+    return Peer("127.0.0.1", orthanc.port, orthanc.ae_title, "TEST")
+
+
+def test_all_images_of_a_folder_arrive_and_are_found_there(folder: Path, orthanc: Orthanc) -> None:
+    code, text = run("send", str(folder), "--to", f"127.0.0.1:{orthanc.port}", "--called", orthanc.ae_title)
+    assert (code, orthanc.count()) == (0, 3)
+    assert "3 objects of 3 studies arrived" in text
+    ds = dcmread(folder / "no-suffix")
+    assert scu.found(peer(orthanc), ds.StudyInstanceUID) == {ds.SOPInstanceUID}
+    assert scu.found(peer(orthanc), "1.2.3") == set()
+
+
+def test_files_go_out_byte_for_byte(folder: Path, orthanc: Orthanc) -> None:
+    run("send", str(folder / "no-suffix"), "--to", f"127.0.0.1:{orthanc.port}", "--called", orthanc.ae_title)
+    sent = dcmread(folder / "no-suffix")
+    [received] = orthanc.datasets(sent.StudyInstanceUID)
+    assert received.file_meta.TransferSyntaxUID == JPEG2000Lossless
+    assert received.PixelData == sent.PixelData
+
+
+def test_a_file_whose_head_is_wrong_is_sent_as_what_it_holds(folder: Path, orthanc: Orthanc) -> None:
+    ds = dcmread(folder / "below" / "1.dcm")
+    ds.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    ds.save_as(folder / "below" / "1.dcm", enforce_file_format=False)
+    each = scu.described(folder / "below" / "1.dcm")
+    assert isinstance(each, Outgoing)
+    assert list(scu.send([each], peer(orthanc))) == [(each, None)]
+    assert scu.found(peer(orthanc), ds.StudyInstanceUID) == {ds.SOPInstanceUID}
+
+
+def test_what_cannot_be_sent_is_told_by_file_and_ends_with_1(folder: Path, orthanc: Orthanc) -> None:
+    (folder / "broken.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 40)
+    (folder / "broken.png").write_text("no picture")
+    code, text = run("send", str(folder), "--to", f"127.0.0.1:{orthanc.port}", "--called", orthanc.ae_title)
+    assert (code, orthanc.count()) == (1, 3)
+    assert "2 not sent" in text
+
+
+def test_a_named_file_that_is_no_image_is_unusable(folder: Path) -> None:
+    text = folder / "below" / "notes.txt"
+    [found] = scu.find([text], wrapped_in=folder)
+    assert isinstance(found, Unusable)
+
+
+def test_many_kinds_of_objects_go_by_several_associations(
+    folder: Path, orthanc: Orthanc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scu, "MOST_CONTEXTS", 1)
+    files = [each for each in scu.find([folder], wrapped_in=folder) if isinstance(each, Outgoing)]
+    assert [because for _, because in scu.send(files, peer(orthanc))] == [None] * 3
+
+
+def test_nobody_there_is_said_in_words(folder: Path) -> None:
+    nobody = Peer("127.0.0.1", free_port(), "PACS", "TEST")
+    with pytest.raises(PacsUnavailable, match="does not answer"):
+        scu.echo(nobody)
+    with pytest.raises(PacsUnavailable, match="does not answer"):
+        run("send", str(folder), "--to", f"127.0.0.1:{nobody.port}")
+
+
+def test_doctor_says_what_to_do_about_each_fault(hilum_env: SettingsChange, orthanc: Orthanc) -> None:
+    place = {"name": "pacs", "ae_title": orthanc.ae_title, "host": "127.0.0.1", "port": orthanc.port}
+    away = {**place, "name": "away", "port": free_port()}
+    ours = hilum_env(destinations=[place, away], keep_free_mb=10**9, listener_port=free_port())
+    checks = {check.name: check for check in examine()}
+    assert checks["database"].remedy == "run `hilum database upgrade`"
+    assert "keep_free_mb" in checks["file store"].remedy
+    assert "HILUM" in checks["destination away"].remedy
+    for name in ("configuration", "broker", "decoders", "network", "listener", "destination pacs"):
+        assert not checks[name].remedy, name
+    assert run("doctor")[0] == 1
+
+    upgrade(ours.database)
+    hilum_env(destinations=[place], keep_free_mb=0)
+    assert run("doctor")[0] == 0
+
+
+def test_doctor_finds_a_broker_that_is_away_and_a_port_that_another_program_has(
+    hilum_env: SettingsChange, valkey: Broker
+) -> None:
+    hilum_env(broker_url=f"redis://127.0.0.1:{free_port()}/0", listener_port=valkey.port)
+    checks = {check.name: check for check in examine()}
+    assert "broker_url" in checks["broker"].remedy
+    assert "listener_port" in checks["listener"].remedy
