@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
@@ -51,10 +53,26 @@ class System:
         """Kill a worker with -9; the supervisor starts it again."""
         os.kill(self.pids(name)[0], signal.SIGKILL)
 
+    @contextmanager
+    def stopped(self, name: str) -> Iterator[None]:
+        """Have a worker stand still: what is sent to it meanwhile waits in the broker."""
+        worker = self.pids(name)[0]
+        os.kill(worker, signal.SIGSTOP)
+        yield
+        os.kill(worker, signal.SIGCONT)
+
+    def messages(self, queue: str) -> int:
+        """How many messages wait in a queue."""
+        with self._broker() as client:
+            return int(client.llen(queue))
+
     def empty_broker(self) -> None:
         """Lose every message that waits."""
-        with redis.Redis(unix_socket_path=str(settings().embedded_socket)) as client:
+        with self._broker() as client:
             client.flushall()
+
+    def _broker(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=str(settings().embedded_socket))
 
     def _has_started(self, seen: int) -> bool:
         assert self._process.poll() is None, self.log()[-5000:]
