@@ -8,8 +8,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
-from hilum.engine import Engine, Reading
 from numpy.typing import NDArray
+
+from hilum.engine import Engine, Reading
 
 _REMEMBERED = 1000
 
