@@ -2,6 +2,7 @@
 
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -249,7 +250,7 @@ def _invitation(site: Site) -> str:
     listener = site.listener
     lines = [
         f"\nHilum goes on serving as {listener}; Ctrl-C stops it.",
-        f"In another terminal: [bold]HILUM_CONFIG={site.configuration} hilum status[/]",
+        f"In another terminal: [bold]HILUM_CONFIG={site.configuration} {sys.argv[0]} status[/]",
     ]
     if pacs.is_orthanc():
         lines.append(f"The PACS in a browser: http://127.0.0.1:{site.browser_port}")

@@ -6,6 +6,7 @@ from datetime import datetime
 from pydicom.uid import UID
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
@@ -37,6 +38,7 @@ def study_report(session: Session, study: Study) -> Group:
     said = findings.of_study(session, uid)
     head = Text.assemble((f"{study.patient_id or 'no patient id'}  ", "bold"), f"{study.state}  {uid}")
     return Group(
+        Rule(align="left", style="dim"),
         head,
         _images(studies.images(session, uid), said),
         _reports(session, uid),
