@@ -109,8 +109,7 @@ class Decoder:
         return answer
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self.close()
+        if self._process is None:
             self._process = _start(self._memory_mb)
         return self._process
 
