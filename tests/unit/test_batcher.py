@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hilum.engine import Reading
+from hilum.network import Artefact
 from tests.peers.helpers import wait_for
 from worker.batcher import Batcher
 
@@ -17,6 +18,7 @@ class SlowEngine:
     """Answers with each image's own first pixel, when it is let."""
 
     name, device, precision = "slow", "cpu", "fp32"
+    artefact: Artefact
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
