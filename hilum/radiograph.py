@@ -22,6 +22,7 @@ INPUT_SIZE = 224
 
 _SAMPLES = Path(__file__).parent / "samples"
 _LEAST_KEPT = 1 / 3  # a crop that leaves less of a side is a wrong attribute or an unusual image: not done
+_BLACK, _WHITE = 8, 253  # collimated edges are dark but noisy; whites near saturation may be a belly
 _BLANK_SHARE = 0.995  # of a line's pixels black, or white: the line lies outside the X-ray field
 
 Values = NDArray[np.float64]
@@ -65,7 +66,17 @@ def to_display(ds: Dataset) -> NDArray[np.uint8]:
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise Undecodable(f"the gray scale attributes are broken: {error}") from error
     display: NDArray[np.uint8] = table[stored.view(np.uint16)]
-    return _without_blank_borders(display)
+    return without_blank_borders(display)
+
+
+def without_blank_borders(display: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a display image without the rows and columns at its edges that are black, or white, throughout.
+
+    They lie outside the X-ray field. Nothing is cut when less than a third of a side would stay.
+    """
+    rows = display[_between_blank(display)]
+    columns = rows.T[_between_blank(rows.T)].T
+    return np.ascontiguousarray(columns)
 
 
 def stored_values(ds: Dataset) -> NDArray[np.uint16 | np.int16]:
@@ -283,18 +294,11 @@ def _credible(first: float | None, last: float | None, size: int) -> slice | Non
     return slice(start, stop) if stop - start >= size * _LEAST_KEPT else None
 
 
-def _without_blank_borders(display: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image without rows and columns at its edges that are black, or white, from end to end."""
-    rows = display[_between_blank(display)]
-    columns = rows.T[_between_blank(rows.T)].T
-    return np.ascontiguousarray(columns)
-
-
 def _between_blank(display: NDArray[np.uint8]) -> slice:
     """From the first to the last row that is not blank; all rows when that would leave too few."""
     blank_from = display.shape[1] * _BLANK_SHARE
-    black = np.count_nonzero(display <= 2, axis=1) >= blank_from
-    white = np.count_nonzero(display >= 253, axis=1) >= blank_from
+    black = np.count_nonzero(display <= _BLACK, axis=1) >= blank_from
+    white = np.count_nonzero(display >= _WHITE, axis=1) >= blank_from
     shown = np.flatnonzero(~(black | white))
     if shown.size == 0 or shown[-1] + 1 - shown[0] < display.shape[0] * _LEAST_KEPT:
         return slice(None)
