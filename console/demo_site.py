@@ -75,7 +75,7 @@ def configured() -> Site:
 
 def _default_folder() -> str:
     """Not the folder of a real site that is configured here."""
-    return "hilum-demo" if Path("hilum.toml").is_file() else "hilum-data"
+    return "hilum-data/demo" if Path("hilum.toml").is_file() else "hilum-data"
 
 
 def _toml(folder: Path, listener_port: int, archive: Peer) -> str:

@@ -112,7 +112,7 @@ def send(files: Sequence[Outgoing], peer: Peer) -> Iterator[tuple[Outgoing, str 
 
     Raises PacsUnavailable when the peer does not take our association at all.
     """
-    for group in _by_contexts(files):
+    for group in by_contexts(files):
         assoc = _associate(peer, dict.fromkeys(each.context for each in group))
         for each in group:
             if not assoc.is_established:
@@ -166,7 +166,7 @@ def _is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _by_contexts(files: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
+def by_contexts(files: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
     """Files in groups whose presentation contexts fit into one association."""
     group: list[Outgoing] = []
     contexts: set[tuple[str, str]] = set()

@@ -46,7 +46,7 @@ def test_all_images_of_a_folder_arrive_and_are_found_there(folder: Path, orthanc
     assert scu.found(peer(orthanc), "1.2.3") == set()
 
 
-def test_files_go_out_byte_for_byte(folder: Path, orthanc: Orthanc) -> None:
+def test_a_compressed_file_arrives_as_it_was_compressed(folder: Path, orthanc: Orthanc) -> None:
     run("send", str(folder / "no-suffix"), "--to", f"127.0.0.1:{orthanc.port}", "--called", orthanc.ae_title)
     sent = dcmread(folder / "no-suffix")
     [received] = orthanc.datasets(sent.StudyInstanceUID)
@@ -83,6 +83,8 @@ def test_many_kinds_of_objects_go_by_several_associations(
 ) -> None:
     monkeypatch.setattr(scu, "MOST_CONTEXTS", 1)
     files = [each for each in scu.find([folder], wrapped_in=folder) if isinstance(each, Outgoing)]
+    files.sort(key=lambda each: each.context)
+    assert [len(group) for group in scu.by_contexts(files)] == [2, 1]
     assert [because for _, because in scu.send(files, peer(orthanc))] == [None] * 3
 
 

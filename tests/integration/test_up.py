@@ -62,8 +62,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
             up.STOP_WITHIN_S = 2
             say = "import os, signal, time; print('pid', os.getpid(), flush=True); "
             one = Program("one", (sys.executable, "-c", say + {program!r}), stops=0)
-            sleeps = (sys.executable, "-c", say + "time.sleep(600)")
-            last = Program("last", sleeps, stops=1, on_hangup="nothing")
+            parting = "signal.signal(15, lambda *a: (print('parting'), exit())); time.sleep(600)"
+            last = Program("last", (sys.executable, "-c", say + parting), stops=1, on_hangup="nothing")
             up.Supervisor([last, one], sys.stdout).run()
         """
         running.append(Up([sys.executable, "-c", textwrap.dedent(script)], tmp_path / "log"))
@@ -98,10 +98,10 @@ def test_what_keeps_dying_is_started_with_growing_pauses(start: Start) -> None:
 
 
 def test_programs_are_stopped_in_order(start: Start) -> None:
-    up = start("signal.signal(15, lambda *a: (print('last words'), exit())); time.sleep(600)")
+    up = start("signal.signal(15, lambda *a: (time.sleep(0.5), print('parting'), exit())); time.sleep(600)")
     up.pid_of("one"), up.pid_of("last")
     assert up.end(signal.SIGTERM) == 0
-    assert up.said("one | last words")
+    assert [line.split()[0] for line in up.said("parting")] == ["one", "last"]
     assert not is_alive(up.pid_of("last"))
     assert "stopped" in up.said("up | ")[-1]
 

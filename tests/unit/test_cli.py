@@ -20,6 +20,7 @@ from hilum.errors import SettingsError
 from hilum.queue import CLASSIFY, PREPARE
 from hilum.settings import Settings
 from tests.conftest import ROOT, SettingsChange
+from tests.peers.broker import Broker
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -139,13 +140,16 @@ def test_init_replaces_nothing_unless_forced(tmp_path: Path) -> None:
     assert file.read_text() == commented()
 
 
-def test_status_says_unknown_of_workers_that_do_not_answer(database_url: str) -> None:
+def test_status_says_unknown_of_workers_that_do_not_answer(
+    database_url: str, valkey: Broker, hilum_env: SettingsChange
+) -> None:
+    hilum_env(broker_url=valkey.url)
     a_study()
     code, text = run("status", "--json")
     view = json.loads(text)
     assert code == 0
     assert view["workers"] is None
-    assert view["broker"] is None
+    assert view["broker"]["prepare"] == 0
     assert view["studies"] == {"received": 1}
     assert view["work"][0] | {"oldest_s": 0} == {
         "kind": PREPARE,
@@ -153,8 +157,13 @@ def test_status_says_unknown_of_workers_that_do_not_answer(database_url: str) ->
         "count": 1,
         "oldest_s": 0,
     }
-    code, text = run("status")
-    assert "unknown: none answers" in text
+    assert "unknown: none answers" in run("status")[1]
+
+
+def test_status_tells_what_it_knows_when_the_broker_is_away(database_url: str) -> None:
+    a_study()
+    assert "the broker does not answer" in run("status")[1]
+    assert json.loads(run("status", "--json")[1])["broker"] is None
 
 
 def test_a_study_is_found_by_accession_number_and_by_patient(database_url: str) -> None:
