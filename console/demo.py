@@ -239,7 +239,7 @@ def summary(results: Sequence[Result]) -> str:
     objects = sum(len(each.found) for each in results)
     lost = sum(each.is_lost for each in results)
     seconds = [each.seconds for each in results if each.seconds is not None]
-    median = f"{statistics.median(seconds):.1f} s" if seconds else "no time"
+    median = f"{statistics.median(seconds):.1f} s" if seconds else "- s"
     return (
         f"demo: {len(results)} studies sent, {read} read, {objects} objects in the PACS, {lost} lost, "
         f"median {median} from last image to result"

@@ -29,6 +29,7 @@ _HEADER = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID")
 _SUCCESS = 0x0000
 _WARNINGS = range(0xB000, 0xC000)
 _MEANINGS = {0xA7: "it has no room or cannot keep it now: send it again", 0xC0: "it cannot understand it"}
+_NO_ANSWER = "the peer ended the association without an answer"
 _PENDING = (0xFF00, 0xFF01)  # C-FIND, PS3.4 C.4.1.1.4
 
 
@@ -90,6 +91,8 @@ def described(path: Path, source: Path | None = None) -> Outgoing | Unusable:
     try:
         ds = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
         meta = ds.file_meta
+        if not ds.get("SOPClassUID") or not ds.get("SOPInstanceUID"):
+            return Unusable(source or path, "it holds no SOP instance, or one without a name")
         agrees = (
             meta.get("MediaStorageSOPClassUID") == ds.SOPClassUID
             and meta.get("MediaStorageSOPInstanceUID") == ds.SOPInstanceUID
@@ -98,7 +101,7 @@ def described(path: Path, source: Path | None = None) -> Outgoing | Unusable:
             path,
             source or path,
             str(ds.SOPInstanceUID),
-            str(ds.StudyInstanceUID),
+            str(ds.get("StudyInstanceUID", "")),
             (str(ds.SOPClassUID), str(meta.TransferSyntaxUID)),
             path.stat().st_size,
             agrees,
@@ -113,11 +116,15 @@ def send(files: Sequence[Outgoing], peer: Peer) -> Iterator[tuple[Outgoing, str 
     Raises PacsUnavailable when the peer does not take our association at all.
     """
     for group in by_contexts(files):
-        assoc = _associate(peer, dict.fromkeys(each.context for each in group))
+        contexts = dict.fromkeys(each.context for each in group)
+        assoc = _associate(peer, contexts)
         for each in group:
             if not assoc.is_established:
-                assoc = _associate(peer, dict.fromkeys(each.context for each in group))
-            yield each, _store(assoc, each)
+                assoc = _associate(peer, contexts)
+            because = _store(assoc, each)
+            if because == _NO_ANSWER:
+                assoc.abort()  # else the next file would wait for the end to be noticed
+            yield each, because
         assoc.release()
 
 
@@ -204,7 +211,7 @@ def _store(assoc: Association, each: Outgoing) -> str | None:
     except Exception as error:  # the border with whoever made the file: to encode it anew can raise anything
         return str(error)  # also that the peer accepts no such context, or has ended the association
     if not status:
-        return "the peer ended the association without an answer"
+        return _NO_ANSWER
     code = int(status.Status)
     if code == _SUCCESS or code in _WARNINGS:
         return None

@@ -72,6 +72,13 @@ def test_what_cannot_be_sent_is_told_by_file_and_ends_with_1(folder: Path, ortha
     assert "2 not sent" in text
 
 
+def test_an_object_without_a_name_is_not_sent(folder: Path) -> None:
+    ds = dcmread(folder / "below" / "1.dcm")
+    ds.SOPInstanceUID = ""
+    ds.save_as(folder / "below" / "1.dcm", enforce_file_format=False)
+    assert isinstance(scu.described(folder / "below" / "1.dcm"), Unusable)
+
+
 def test_a_named_file_that_is_no_image_is_unusable(folder: Path) -> None:
     text = folder / "below" / "notes.txt"
     [found] = scu.find([text], wrapped_in=folder)
