@@ -1,5 +1,6 @@
 """Training as a task: run on the training queue, written down in `training_runs`."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -7,6 +8,9 @@ from db import training_runs
 from db.session import transaction
 from hilum.network import load_artefact
 from hilum.queue import TRAIN, app
+
+NICENESS = 10
+"""Of a process that trains: studies that are waiting come first."""
 
 
 @app.task(name=TRAIN)
@@ -16,6 +20,7 @@ def train_network(recipe: str, images: str, manifest: str, out: str) -> None:
     The run and its outcome are rows of `training_runs`. Called again with the same folder it
     goes on from the last checkpoint there. The network that serves is not touched.
     """
+    os.nice(max(0, NICENESS - os.nice(0)))
     with transaction() as session:
         run = training_runs.begin(session, tomllib.loads(Path(recipe).read_text(encoding="utf-8")))
     try:
