@@ -98,7 +98,9 @@ def read_contents(path: Path, starts_at: int, transfer_syntax_uid: UID, *, most_
         walk = _Walk(source, transfer_syntax_uid)
         walk.run()
     header = walk.header()
-    if not transfer_syntax_uid.is_encapsulated:
+    if walk.pixel_bytes is None:
+        _require_no_image(header)
+    elif not transfer_syntax_uid.is_encapsulated:
         _require_all_pixels(header, walk.pixel_bytes)
     digest = raw.digest.hexdigest()
     return Contents(
@@ -335,10 +337,14 @@ class _Walk:
         return self._open[-1].implicit if self._open else self._implicit
 
 
-def _require_all_pixels(header: Dataset, pixel_bytes: int | None) -> None:
+def _require_no_image(header: Dataset) -> None:
+    """Refuse an image that ends before its pixels begin."""
+    if "Image Storage" in UID(str(header.get("SOPClassUID", ""))).name:
+        raise Refused(CANNOT_UNDERSTAND, "the object is of an image class and has no pixels")
+
+
+def _require_all_pixels(header: Dataset, pixel_bytes: int) -> None:
     """Refuse native pixels that are fewer than the header says (PS3.5 8.1.1); more are padding."""
-    if pixel_bytes is None:
-        return
     values = [_number(header, word, 1) for word in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
     expected = math.prod(values) * _number(header, "BitsAllocated", 8) / 8
     if "_422" in str(header.get("PhotometricInterpretation", "")):

@@ -86,8 +86,10 @@ def handle_end(event: Event) -> None:
 
 
 def handle_close(event: Event) -> None:
-    """Remove what a sender left half sent."""
+    """Remove what a sender left half sent, and wait no longer for one who never asked for anything."""
     messages(event.assoc).drop()
+    if wire(event.assoc).is_waiting:
+        event.assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]  # as if its time were up
 
 
 def _keep(event: Event, store: Store, bells: Bells) -> int:

@@ -9,8 +9,8 @@ import tempfile
 import threading
 import time
 from functools import partial
+from typing import Self
 
-import pydicom.config
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -27,6 +27,7 @@ from dicom_listener.bells import Bells
 from dicom_listener.handlers import handle_close, handle_echo, handle_end, handle_request, handle_store
 from dicom_listener.upper_layer import Call, messages, wire
 from hilum.errors import SettingsError
+from hilum.log import keep_values_out
 from hilum.radiograph import decodable_transfer_syntaxes
 from hilum.settings import Settings, settings
 from hilum.store import Store
@@ -38,6 +39,13 @@ FINISH_S = 10.0
 _MOST_WAITING = 32
 """Connections that have not asked for an association; beyond them the oldest is closed."""
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+class _Contexts(list[PresentationContext]):
+    """Presentation contexts that nobody changes, and so all associations may share."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # pynetdicom copies them for each association, which takes 40 ms
 
 
 class Server(AssociationServer):
@@ -96,11 +104,15 @@ class Server(AssociationServer):
         socketserver.BaseServer.shutdown(self)
         self.server_close()
         deadline = time.monotonic() + finish_s
-        while open_ := self.active_associations:
+        while (open_ := self.active_associations) and time.monotonic() < deadline:
             for assoc in open_:
-                if messages(assoc).is_idle or time.monotonic() > deadline:
+                if wire(assoc).is_waiting:
+                    wire(assoc).hang_up()
+                elif messages(assoc).is_idle:
                     assoc.abort()
             time.sleep(0.02)
+        for assoc in open_:
+            assoc.abort()
 
 
 def serve(limits: Settings) -> None:
@@ -113,7 +125,7 @@ def serve(limits: Settings) -> None:
     SettingsError
         When the address cannot be bound, because another program has it for example.
     """
-    _set_up_libraries(limits)
+    _set_up_libraries()
     store = Store(limits.store)
     tempfile.tempdir = str(store.aside)  # objects stream to where a rename puts them into their place
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # before the first thread, which inherits it
@@ -128,12 +140,12 @@ def serve(limits: Settings) -> None:
     bells.stop(patience_s=2)
 
 
-def contexts() -> list[PresentationContext]:
+def contexts() -> _Contexts:
     """Every storage class and Verification, in the transfer syntaxes that this machine decodes."""
     syntaxes: list[str | UID] = [*sorted(decodable_transfer_syntaxes(), key=_preference)]
     classes = [each.abstract_syntax for each in AllStoragePresentationContexts if each.abstract_syntax]
     storage = [build_context(each, syntaxes) for each in classes]
-    return [*storage, *VerificationPresentationContexts]
+    return _Contexts([*storage, *VerificationPresentationContexts])
 
 
 def _preference(syntax: UID) -> int:
@@ -168,14 +180,10 @@ def _read_settings_anew() -> None:
     log.info("read the settings anew: %d senders", len(settings().senders))
 
 
-def _set_up_libraries(limits: Settings) -> None:
+def _set_up_libraries() -> None:
     _config.STORE_RECV_CHUNKED_DATASET = True
     _config.LOG_HANDLER_LEVEL = "none"
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    if limits.log_level != "DEBUG":
-        # they log values of data sets, and a page for everybody who hangs up; what matters we log ourselves
-        for name in ("pynetdicom", "pydicom"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+    keep_values_out()
     threading.excepthook = _log_thread_death
 
 

@@ -41,22 +41,27 @@ class Wire(AssociationSocket):
     longest_pdu = _LONGEST_REQUEST
     is_waiting = True
     """Whether the caller has still to ask for an association."""
+    _has_heard = False
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to read; looked at for a while as long as nothing is to be sent."""
+        """Whether there is something to read; waited for a little until the caller has said something.
+
+        pynetdicom asks a thousand times a second, and many silent callers would take a processor.
+        """
         if self.socket is None or not self._is_connected:
             return False
         poll = select.poll()  # select.select knows no descriptor above 1023
         try:
             poll.register(self.socket, select.POLLIN)
-            return bool(poll.poll(_LISTEN_MS if self.is_waiting else 0))
+            return bool(poll.poll(0 if self._has_heard else _LISTEN_MS))
         except (OSError, ValueError):
             self.event_queue.put("Evt17")  # transport connection closed
             return False
 
     def recv(self, nr_bytes: int) -> bytearray:
         """The next bytes, fewer when the caller hangs up; raises OSError when too many or too slow."""
+        self._has_heard = True
         if nr_bytes > self.longest_pdu:
             self._abort_over_length()
             raise ConnectionAbortedError(f"a PDU of {nr_bytes} bytes where {self.longest_pdu} may come")
