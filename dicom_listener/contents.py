@@ -231,7 +231,10 @@ class _Walk:
 
     def header(self) -> Dataset:
         """The elements that were kept, as pydicom reads them."""
-        return read_dataset(BytesIO(self._kept), self._implicit, self._little)
+        try:
+            return read_dataset(BytesIO(self._kept), self._implicit, self._little)
+        except Exception as error:  # the border with whoever sent it: odd bytes can raise anything
+            raise Refused(CANNOT_UNDERSTAND, f"the header cannot be read: {type(error).__name__}") from error
 
     def _notice_encoding(self, head: bytes) -> None:
         """Some senders encode with explicit VR what they call implicit; readers notice, so do we."""

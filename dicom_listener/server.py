@@ -112,7 +112,7 @@ class Server(AssociationServer):
                     assoc.abort()
             time.sleep(0.02)
         for assoc in open_:
-            assoc.abort()
+            wire(assoc).hang_up()
 
 
 def serve(limits: Settings) -> None:

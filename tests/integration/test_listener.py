@@ -24,8 +24,6 @@ from tests.peers.listener import Listener
 from tests.peers.postgres import Postgres
 from tests.peers.scu import SUCCESS, parcel, send
 
-OTHER_PIXELS = 0xC001
-
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def listener(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
@@ -228,12 +226,3 @@ def test_one_bell_is_rung_for_a_study_and_urgent_ones_have_a_queue_of_their_own(
     assert message["headers"]["task"] == PREPARE
     assert message["headers"]["argsrepr"] == f"('{study_uid}',)"
     assert message["headers"]["eta"] is not None
-
-
-def test_other_pixels_are_refused_where_the_settings_say_so(start_listener: StartListener) -> None:
-    listener = start_listener(other_pixels="refuse")
-    ds = radiograph()
-    other = radiograph(SOPInstanceUID=ds.SOPInstanceUID, PixelData=b"\1" * 8192)
-    assert send(listener.port, parcel(ds), parcel(other)) == [SUCCESS, OTHER_PIXELS]
-    with listener.session() as session:
-        assert session.scalars(select(Variant)).one().uid == ds.SOPInstanceUID

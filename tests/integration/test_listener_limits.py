@@ -16,7 +16,7 @@ import pytest
 
 from db.schema import upgrade
 from db.session import engine
-from db.tables import Instance
+from db.tables import Instance, Variant
 from tests.integration.conftest import StartListener
 from tests.integration.radiographs import large, radiograph
 from tests.peers.dcmtk import echoscu
@@ -36,6 +36,7 @@ MB = 1_000_000
 UNKNOWN_CALLER = (1, 1, 3)
 NOT_OUR_NAME = (1, 1, 7)
 TOO_MANY = (2, 3, 2)
+OTHER_PIXELS = 0xC001
 
 
 @pytest.fixture
@@ -60,7 +61,9 @@ def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
     """One listener with narrow limits for the tests that need no settings of their own."""
     folder = tmp_path_factory.mktemp("listener")
     upgrade(f"sqlite:///{folder / 'hilum.sqlite'}")
-    running = Listener(folder, max_associations=3, max_object_mb=1, any_called_ae_title="true")
+    running = Listener(
+        folder, max_associations=3, max_object_mb=1, any_called_ae_title="true", other_pixels="refuse"
+    )
     yield running
     running.stop()
     engine(running.database_url).dispose()
@@ -247,3 +250,11 @@ def test_a_port_that_another_program_has_is_said_in_words(tmp_path: Path, proces
         )
     assert ended.returncode == 1
     assert "taken by another program" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_other_pixels_are_refused_where_the_settings_say_so(listener: Listener) -> None:
+    ds = radiograph()
+    other = radiograph(SOPInstanceUID=ds.SOPInstanceUID, PixelData=b"\1" * 8192)
+    assert send(listener.port, parcel(ds), parcel(other)) == [SUCCESS, OTHER_PIXELS]
+    with listener.session() as session:
+        assert session.query(Variant).one().uid == ds.SOPInstanceUID
