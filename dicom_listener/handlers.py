@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import cast
 
@@ -52,7 +53,7 @@ def handle_request(event: Event, admit: Callable[[Association], bool]) -> None:
 
 def handle_echo(event: Event) -> int:
     """Answer a C-ECHO."""
-    log.info("C-ECHO from %s", caller(event.assoc))
+    log.debug("C-ECHO from %s", caller(event.assoc))
     return status.SUCCESS
 
 
@@ -71,9 +72,7 @@ def handle_store(event: Event, store: Store, bells: Bells) -> int:
     except (StoreFull, OSError, SQLAlchemyError, MemoryError) as error:
         log.error("cannot keep %r of %s: %s", uid, caller(event.assoc), _without_values(error))
         return status.OUT_OF_RESOURCES
-    except (
-        Exception
-    ) as error:  # the border with whoever sent it: decoding a stranger's bytes can raise anything
+    except Exception as error:  # the border with whoever sent it: their bytes can raise anything
         log.warning("refused %r of %s: %s", uid, caller(event.assoc), type(error).__name__)
         log.debug("the refused object of %s", caller(event.assoc), exc_info=True)
         return status.CANNOT_UNDERSTAND
@@ -101,19 +100,15 @@ def _keep(event: Event, store: Store, bells: Bells) -> int:
     syntax = event.context.transfer_syntax
     contents = read_contents(spool.path, spool.starts_at, syntax, most_mb=limits.max_object_mb)
     _require_agreement(event, contents)
-    uid = required_uid(contents.header, "SOPInstanceUID")
-    sender_ae = event.assoc.requestor.ae_title.strip()
-    sender = limits.sender(sender_ae)
-    size_bytes = spool.path.stat().st_size
-    path = store.place(spool.path, INSTANCES, uid, syntax, contents.digest)
-    instance = received(
+    described = received(
         contents,
         transfer_syntax_uid=syntax,
-        sender_ae=sender_ae,
-        sender_is_urgent=sender is not None and sender.urgent,
-        path=path,
-        size_bytes=size_bytes,
+        sender_ae=event.assoc.requestor.ae_title.strip(),
+        sender_is_urgent=_is_urgent(event.assoc, limits),
+        size_bytes=spool.path.stat().st_size,
     )
+    path = store.place(spool.path, INSTANCES, described.uid, syntax, contents.digest)
+    instance = replace(described, path=path)
     # A file stays when its row's fate is unknown: the row may be there, and a second try writes it again.
     with transaction() as session:
         record = studies.record(session, instance, settle_s=limits.settle_s)
@@ -167,6 +162,11 @@ def _is_known(ae_title: str, address: str, limits: Settings) -> bool:
     if sender is None:
         return False
     return not sender.addresses or any(ip_address(address) in ip_network(each) for each in sender.addresses)
+
+
+def _is_urgent(assoc: Association, limits: Settings) -> bool:
+    sender = limits.sender(assoc.requestor.ae_title)
+    return sender is not None and sender.urgent
 
 
 def _requestor(assoc: Association) -> str:

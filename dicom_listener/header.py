@@ -22,10 +22,9 @@ def received(
     transfer_syntax_uid: str,
     sender_ae: str,
     sender_is_urgent: bool,
-    path: str,
     size_bytes: int,
 ) -> Received:
-    """Return the row of an object that lies at `path`.
+    """Return the row of an object that has still to be put into its place.
 
     Raises Refused when one of its UIDs is missing or has not the form of a UID.
     """
@@ -37,7 +36,7 @@ def received(
         sop_class_uid=required_uid(ds, "SOPClassUID"),
         transfer_syntax_uid=transfer_syntax_uid,
         sender_ae=sender_ae,
-        path=path,
+        path="",
         size_bytes=size_bytes,
         pixel_digest=contents.pixel_digest,
         ours=_is_ours(ds),

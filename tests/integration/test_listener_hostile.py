@@ -63,7 +63,9 @@ def test_an_object_without_its_uids_is_refused(listener: Listener, missing: str)
     ds = radiograph()
     whole = parcel(ds)
     delattr(ds, missing)
+    before = listener.files("")
     assert send(listener.port, replace(whole, content=encoded(ds))) == [CANNOT_UNDERSTAND]
+    assert listener.files("") == before
 
 
 def test_a_data_set_of_another_object_or_class_is_refused(listener: Listener) -> None:
