@@ -147,7 +147,7 @@ class Instance(Base):
     path: Mapped[str] = mapped_column(Text)
     size_bytes: Mapped[int]
     pixel_digest: Mapped[str] = mapped_column(String(64))
-    """sha256 of Pixel Data as it was received; empty when there is none."""
+    """sha256 of Pixel Data as it was received; of the whole data set when there is none."""
     received_at: Mapped[datetime] = mapped_column(server_default=now())
     view: Mapped[str] = mapped_column(String(16), default="")
     prepared: Mapped[bool] = mapped_column(default=False)
