@@ -171,8 +171,13 @@ def _heat_map(
 
 
 def _kept(store: Store, ds: Dataset, kind: ObjectKind) -> Rendered:
-    """Write an object to the store, from where it is sent byte for byte."""
-    content = io.BytesIO()
-    dcmwrite(content, ds, enforce_file_format=True)
-    path = store.write(content.getvalue(), REPORTS, ds.SOPInstanceUID)
+    """Write an object to the store, from where it is sent byte for byte.
+
+    The name holds the content's digest: another worker at the same report, at another time, must not
+    change what was committed and perhaps sent.
+    """
+    buffer = io.BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    content = buffer.getvalue()
+    path = store.write(content, REPORTS, ds.SOPInstanceUID, hashlib.sha256(content).hexdigest())
     return Rendered(ds.SOPInstanceUID, kind, ds.SeriesInstanceUID, ds.SOPClassUID, path)
