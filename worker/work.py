@@ -1,5 +1,6 @@
 """What all tasks share: claim the work, keep its lease, do it, and ring for what follows."""
 
+import errno
 import logging
 import os
 import threading
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from db import jobs
 from db.jobs import Claim
@@ -17,6 +18,10 @@ from hilum.queue import ring
 from hilum.settings import settings
 
 log = logging.getLogger(__name__)
+
+LONGEST_HOLD_UP_S = 16.0
+"""Longest pause of work that waits for the operator's machine."""
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ def work_on(kind: str, subject: str, steps: Callable[[Claim], Sequence[Bell]]) -
 
     The steps end with one transaction for their result, the end of the job and the next job, and
     return whom to ring after it. When they raise, the work is tried again later, and shown to
-    people when it raised too often.
+    people when it raised too often; a full disk or a database that is away is not held against it.
     """
     with transaction() as session:
         claim = jobs.claim(session, kind, subject, lease_s=settings().lease_s)
@@ -67,11 +72,20 @@ def _note_failure(claim: Claim, error: Exception) -> None:
     because = str(error) if isinstance(error, HilumError) else f"{type(error).__name__}: {error}"
     try:
         with transaction() as session:
-            jobs.fail(session, claim, because=because[:2000])
+            if _is_passing(error):
+                pause_s = min(2.0 ** (claim.attempts + 1), LONGEST_HOLD_UP_S)
+                jobs.put_off(session, claim, pause_s=pause_s, because=because[:2000])
+            else:
+                jobs.fail(session, claim, because=because[:2000])
     except LeaseLost as lost:
         log.warning("%s", lost)
     except DBAPIError:
         log.exception("the database is away; the lease of %s runs out and the sweep frees it", claim.subject)
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the machine is to blame and no study: its disk is full, or its database was away."""
+    return isinstance(error, OperationalError) or (isinstance(error, OSError) and error.errno in _DISK_FULL)
 
 
 class _Leases:

@@ -1,11 +1,13 @@
 """One piece of work: claimed once, kept while it goes on, counted when it fails."""
 
+import errno
 import json
 import threading
 import time
 from collections.abc import Sequence
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from db import jobs
 from db.jobs import Claim
@@ -77,6 +79,30 @@ def test_work_that_raises_is_put_off_and_shown_as_failed_after_five_times(system
     failed = job(PREPARE, STUDY)
     assert failed.state == JobState.FAILED
     assert failed.error == "ZeroDivisionError: what a study brings"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "gone for a while"),
+        OperationalError("SELECT", {}, Exception("gone for a while")),
+    ],
+    ids=["disk", "database"],
+)
+def test_a_full_disk_and_a_lost_database_hold_work_up_and_fail_none(system: Broker, error: Exception) -> None:
+    receive()
+
+    def steps(claim: Claim) -> Sequence[Bell]:
+        raise error
+
+    for _ in range(6):
+        with transaction() as session:
+            jobs.hurry(session, PREPARE, [STUDY])
+        work_on(PREPARE, STUDY, steps)
+    held_up = job(PREPARE, STUDY)
+    assert held_up.state == JobState.WAITING
+    assert held_up.lease_token is None
+    assert "gone for a while" in str(held_up.error)
 
 
 def test_a_lease_is_renewed_while_the_work_goes_on(system: Broker, hilum_env: SettingsChange) -> None:
