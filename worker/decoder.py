@@ -65,8 +65,9 @@ class Decoder:
         """
         stained = self._served > 0
         answer = self._ask(path, out)
-        if "died" in answer and stained:
-            answer = self._ask(path, out)  # alone: an earlier image may have done the damage
+        if "died" in answer and (stained or "SIGKILL" in answer["died"]):
+            # alone: an earlier image may have done the damage, or the machine, which was short of memory
+            answer = self._ask(path, out)
         if "prepared" in answer:
             return Prepared(**answer["prepared"])
         if "os_error" in answer:

@@ -1,7 +1,6 @@
 """What becomes of an image, of the process that decodes it, and of whoever waits for it."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, DeflatedExplicitVRLittl
 
 from hilum.errors import Undecodable
 from hilum.radiograph import network_input, pixel_hash, to_display
+from tests.peers.system import with_argument
 from tests.unit.images import radiograph, save
 from worker.decoder import Decoder
 
@@ -46,9 +46,8 @@ def endless(tmp_path: Path) -> Path:
 
 
 def children_of(pid: int) -> list[int]:
-    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
-    fields = [re.fullmatch(r"(\d+) \(.*\) \w (\d+) .*\n", stat, re.DOTALL) for stat in stats]
-    return [int(field[1]) for field in fields if field and int(field[2]) == pid]
+    """Its decoding processes, among servers that other tests have started."""
+    return with_argument("worker.decoder_child", parents={pid})
 
 
 def eventually(condition: Callable[[], object], within_s: float = 20) -> None:
@@ -150,6 +149,15 @@ def test_a_crash_in_a_process_that_saw_other_images_is_checked_alone(
     decoder.prepare(chest, tmp_path / "out")
     killer = kill_when_reading(decoder, endless, [signal.SIGSEGV, signal.SIGABRT])
     with pytest.raises(Undecodable, match="SIGABRT"):  # the second, fresh process has the say
+        decoder.prepare(endless, tmp_path / "out")
+    killer.join(timeout=20)
+
+
+def test_an_image_whose_process_was_killed_by_the_machine_is_tried_again(
+    decoder: Decoder, endless: Path, tmp_path: Path
+) -> None:
+    killer = kill_when_reading(decoder, endless, [signal.SIGKILL, signal.SIGSEGV])
+    with pytest.raises(Undecodable, match="SIGSEGV"):
         decoder.prepare(endless, tmp_path / "out")
     killer.join(timeout=20)
 
