@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -26,7 +27,11 @@ class Postgres:
             shutil.chown(self._folder, self._user)
         data = str(self._folder / "data")
         self._run("initdb", "-D", data, "-U", "hilum", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
-        with (self._folder / "log").open("wb") as log:
+        self.start()
+
+    def start(self) -> None:
+        data = str(self._folder / "data")
+        with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [_binary("postgres"), "-D", data, "-p", str(self.port), "-h", "127.0.0.1", "-k", "", "-F"],
                 stdout=log,
@@ -44,6 +49,11 @@ class Postgres:
 
     def drop(self, url: str) -> None:
         self._execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def crash(self) -> None:
+        """End at once, in the midst of all transactions; the next start recovers."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait()
 
     def stop(self) -> None:
         end(self._process)

@@ -37,6 +37,17 @@ class System:
         """Stop everything as Ctrl-C does, and return the exit status."""
         return end(self._process, grace_s=STOPS_WITHIN_S)
 
+    def kill_everything(self) -> None:
+        """Kill `hilum up` with -9, and with it all that it has started."""
+        self._process.kill()
+        self._process.wait()
+        wait_for(lambda: not answers(settings().listener_port), what="the listener's end")
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process."""
+        return self._process.pid
+
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
@@ -46,8 +57,8 @@ class System:
 
     def pids(self, name: str) -> list[int]:
         """The worker of this name (`classify`), and after it its own children."""
-        [worker] = _with_argument(f"{name}@%h", parents={self._process.pid})
-        return [worker, *_with_argument(f"{name}@%h", parents={worker})]
+        [worker] = with_argument(f"{name}@%h", parents={self._process.pid})
+        return [worker, *with_argument(f"{name}@%h", parents={worker})]
 
     def kill(self, name: str) -> None:
         """Kill a worker with -9; the supervisor starts it again."""
@@ -80,7 +91,7 @@ class System:
         return started and answers(settings().listener_port)
 
 
-def _with_argument(text: str, *, parents: set[int]) -> list[int]:
+def with_argument(text: str, *, parents: set[int]) -> list[int]:
     """Children of these processes that were started with this argument."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
