@@ -38,8 +38,8 @@ def findscu(port: int, *, keys: Sequence[str], called: str = "ORTHANC") -> list[
     answer = _call("findscu", port, "FINDSCU", called, ["-S", "-v", *wanted], [])
     answer.check_returncode()
     said = (answer.stdout + answer.stderr).splitlines()
-    # the query itself is echoed with an empty UID
-    return [line.split("[")[1].split("]")[0] for line in said if "(0008,0018) UI [" in line]
+    # the query itself is echoed with an empty UID; a UID of odd length is padded with a null (PS3.5 9.1)
+    return [line.split("[")[1].split("]")[0].strip("\0") for line in said if "(0008,0018) UI [" in line]
 
 
 def _call(
