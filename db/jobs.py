@@ -100,12 +100,12 @@ def claim(session: Session, kind: str, subject: str, *, lease_s: float) -> Claim
 
 
 def too_early_by_s(session: Session, kind: str, subject: str) -> float | None:
-    """Seconds until free work becomes due, for a bell that came too early; None when it is not waiting."""
+    """Seconds until free work becomes due, for a bell that came too early; None when it is not waiting.
+
+    0 when it has become due since `claim` found it early: its bell must ring again all the same.
+    """
     due = select(Job.due_at, _now_column()).where(
-        _named(kind, subject),
-        Job.state == JobState.WAITING,
-        Job.lease_token.is_(None),
-        Job.due_at > now(),
+        _named(kind, subject), Job.state == JobState.WAITING, Job.lease_token.is_(None)
     )
     row = session.execute(due).one_or_none()
     return None if row is None else max(0.0, (row[0] - row[1]).total_seconds())

@@ -27,6 +27,7 @@ from db.tables import Job, JobState
 from hilum.errors import LeaseLost
 from hilum.queue import CLASSIFY, PREPARE, REPORT
 from tests.integration.examples import STUDY, record_a_study
+from tests.peers.helpers import wait_for
 
 T = TypeVar("T")
 
@@ -107,10 +108,14 @@ def test_work_is_not_given_out_before_it_is_due(session: Session) -> None:
     assert 55 < early_by_s <= 60
 
 
-def test_work_that_is_due_or_at_work_is_not_too_early(session: Session) -> None:
-    assert jobs.too_early_by_s(session, PREPARE, STUDY) is None
-    want(session, due_in_s=60)
-    jobs.hurry(session, PREPARE, [STUDY])
+def test_a_bell_for_work_that_becomes_due_while_it_is_asked_for_counts_as_early(session: Session) -> None:
+    want(session, due_in_s=0.2)
+    assert jobs.claim(session, PREPARE, STUDY, lease_s=ALIVE) is None
+    wait_for(lambda: jobs.due(session, [PREPARE]), 5)
+    assert jobs.too_early_by_s(session, PREPARE, STUDY) == 0
+
+
+def test_work_that_is_at_work_is_not_too_early(session: Session) -> None:
     claim(session)
     assert jobs.too_early_by_s(session, PREPARE, STUDY) is None
 
