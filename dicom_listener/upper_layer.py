@@ -29,8 +29,7 @@ _LONGEST_REQUEST = 1 << 18
 _LONGEST_IN_MEMORY = 1 << 16
 """Bytes of a message other than a C-STORE's data set, which streams to disk."""
 _MOST_UNANSWERED = 8
-LONGEST_WAIT_S = 10.0
-"""The ARTIM timer (PS3.8 9.1.5): seconds a caller may take until it has asked for an association."""
+_LONGEST_WAIT_S = 10.0
 _LISTEN_MS = 200
 _IS_COMMAND = 0x01  # of the Message Control Header, PS3.8 E.2
 
@@ -68,7 +67,7 @@ class Wire(AssociationSocket):
         peer, content, filled = self.socket, bytearray(nr_bytes), 0
         if peer is None:
             raise ConnectionResetError("the connection is closed")
-        deadline = time.monotonic() + (LONGEST_WAIT_S if self.is_waiting else settings().idle_timeout_s)
+        deadline = time.monotonic() + (_artim_s() if self.is_waiting else settings().idle_timeout_s)
         while filled < nr_bytes:
             peer.settimeout(max(0.001, deadline - time.monotonic()))
             count = peer.recv_into(memoryview(content)[filled:])
@@ -169,7 +168,7 @@ class Call(RequestHandler):
         assoc.dul = DULServiceProvider(assoc)  # a new one, since its socket cannot be replaced
         assoc.set_socket(Wire(assoc, client_socket=self.request))
         assoc.dimse = Messages(assoc, self._store)
-        assoc.acse_timeout = LONGEST_WAIT_S
+        assoc.acse_timeout = _artim_s()
         assoc.network_timeout = settings().idle_timeout_s
         return assoc
 
@@ -187,3 +186,8 @@ def messages(assoc: Association) -> Messages:
 def caller(assoc: Association) -> str:
     """The calling AE title and address, for the log."""
     return f"{assoc.requestor.ae_title.strip() or 'a caller without a name'} at {assoc.requestor.address}"
+
+
+def _artim_s() -> float:
+    """The ARTIM timer (PS3.8 9.1.5): seconds a caller may take until it has asked for an association."""
+    return min(_LONGEST_WAIT_S, settings().idle_timeout_s)

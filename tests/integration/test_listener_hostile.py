@@ -72,7 +72,11 @@ def test_a_data_set_of_another_object_or_class_is_refused(listener: Listener) ->
     ds = radiograph()
     assert send(listener.port, replace(parcel(ds), uid="1.2.3")) == [CANNOT_UNDERSTAND]
     computed = replace(parcel(ds), sop_class_uid="1.2.840.10008.5.1.4.1.1.1")
-    assert send(listener.port, computed, parcel(ds)) == [NOT_ITS_CLASS, SUCCESS]
+    with association(listener.port, [computed, parcel(ds)]) as assoc:
+        assert store(assoc, computed) == NOT_ITS_CLASS
+        assert store(assoc, computed, in_context_of=parcel(ds)) == NOT_ITS_CLASS
+        assert store(assoc, replace(computed, sop_class_uid="31"), in_context_of=computed) == NOT_ITS_CLASS
+        assert store(assoc, parcel(ds)) == SUCCESS
 
 
 @pytest.mark.parametrize("lost_bytes", [1, 100, 8000, 8192, 8250])

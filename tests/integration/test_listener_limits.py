@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from db.tables import Instance, Variant
 from tests.integration.conftest import StartListener
 from tests.integration.radiographs import large, radiograph
 from tests.peers.dcmtk import echoscu
-from tests.peers.helpers import free_port, program, wait_for
+from tests.peers.helpers import answers, free_port, program, wait_for
 from tests.peers.listener import Listener
 from tests.peers.scu import (
     OUT_OF_RESOURCES,
@@ -164,20 +164,31 @@ def test_as_many_associations_as_allowed_are_open_at_once(listener: Listener) ->
 
 def test_connections_that_say_nothing_keep_nobody_out(listener: Listener) -> None:
     with ExitStack() as stack:
-        for _ in range(60):
-            silent = stack.enter_context(socket.create_connection(("127.0.0.1", listener.port)))
-            silent.sendall(b"\x01")  # a PDU that begins and never goes on
+        silent = [stack.enter_context(call(listener.port)) for _ in range(60)]
         began = time.monotonic()
         assert send(listener.port, parcel(radiograph())) == [SUCCESS]
         assert time.monotonic() - began < 5
+        silent[0].settimeout(5)
+        assert silent[0].recv(1) == b"", "the oldest gives way"
     assert listener.memory_mb < 250
 
 
-def test_an_association_that_falls_silent_is_ended(start_listener: StartListener) -> None:
+def test_whoever_falls_silent_is_cut_off(start_listener: StartListener) -> None:
     listener = start_listener(idle_timeout_s=0.5)
     with association(listener.port, [parcel(radiograph())]) as assoc:
         wait_for(lambda: not assoc.is_established, 10, "the listener's abort")
     assert "aborted" in listener.log
+    with call(listener.port) as silent, call(listener.port, begin=b"\x01") as half_a_request:
+        for each in (silent, half_a_request):
+            each.settimeout(10)
+            assert each.recv(1) == b""
+
+
+def call(port: int, *, begin: bytes = b"") -> socket.socket:
+    """A connection on which nothing is asked for."""
+    peer = socket.create_connection(("127.0.0.1", port))
+    peer.sendall(begin)
+    return peer
 
 
 @pytest.mark.parametrize("pdu_type", [0x01, 0x04])
@@ -202,7 +213,8 @@ def test_a_running_transfer_is_finished_before_the_process_ends(start_listener: 
         assoc.dul.send_pdu(rest[0])
         wait_for(lambda: listener.files("aside"), what="the first bytes")
         listener.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: "stopping" in listener.log, what="the stop")
+        wait_for(lambda: not answers(listener.port), what="the stop")
+        stays_true(lambda: assoc.is_established, 0.5)
         for each in rest[1:]:
             assoc.dul.send_pdu(each)
         _, answer = assoc.dimse.get_msg(block=True)
@@ -211,6 +223,13 @@ def test_a_running_transfer_is_finished_before_the_process_ends(start_listener: 
         assert listener.process.wait(15) == 0
     with listener.session() as session:
         assert session.query(Instance).count() == 1
+
+
+def stays_true(condition: Callable[[], bool], for_s: float) -> None:
+    until = time.monotonic() + for_s
+    while time.monotonic() < until:
+        assert condition()
+        time.sleep(0.02)
 
 
 def test_what_a_sender_left_half_sent_is_removed(listener: Listener) -> None:

@@ -91,9 +91,9 @@ def associate(
     return ae.associate("127.0.0.1", port, ae_title=called)
 
 
-def store(assoc: Association, each: Parcel) -> int | None:
+def store(assoc: Association, each: Parcel, *, in_context_of: Parcel | None = None) -> int | None:
     """The status of a C-STORE; None when the association ended instead."""
-    request, context_id = _request(each), _context_id(assoc, each)
+    request, context_id = _request(each), _context_id(assoc, in_context_of or each)
     _pause(assoc)
     assoc.dimse.send_msg(request, context_id)
     _, answer = assoc.dimse.get_msg(block=True)
