@@ -1,5 +1,7 @@
 # make demo     everything on this machine, phantom radiographs through it, results in a demo PACS
 # make test     all tests
+# make faults   the whole system, broken at random while studies arrive: FAULTS_STUDIES, FAULTS_SEED,
+#               FAULTS_DATABASE (sqlite or postgresql)
 # make check    format, lint, types
 # make clean    remove what these made; hilum-data, where studies are, stays
 
@@ -8,14 +10,21 @@ PYTHON ?= $(firstword $(foreach name,python3.14 python3.13 python3.12 python3.11
 VENV := .venv
 IN_VENV := $(VENV)/bin
 STUDIES ?=
+FAULTS_STUDIES ?= 2000
+FAULTS_SEED ?= 1
+FAULTS_DATABASE ?= sqlite
 
-.PHONY: demo test check clean
+.PHONY: demo test faults check clean
 
 demo: $(VENV)/.base
 	$(IN_VENV)/hilum demo $(if $(STUDIES),--studies "$(STUDIES)")
 
 test: $(VENV)/.test
 	$(IN_VENV)/pytest
+
+faults: $(VENV)/.test
+	FAULTS_STUDIES=$(FAULTS_STUDIES) FAULTS_SEED=$(FAULTS_SEED) FAULTS_DATABASE=$(FAULTS_DATABASE) \
+	$(IN_VENV)/python -m tests.faults
 
 check: $(VENV)/.test
 	$(IN_VENV)/ruff format --check

@@ -1,0 +1,119 @@
+"""The site: the system as `hilum up` runs it, two PACSs, a database, and a small disk for the store."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import redis
+
+from db.session import engine
+from hilum.settings import settings
+from tests.faults.archive import Archive
+from tests.peers.helpers import free_port, wait_for
+from tests.peers.orthanc import Orthanc
+from tests.peers.postgres import Postgres
+from tests.peers.system import System, with_argument
+
+LEASE_S, SWEEP_S = 6.0, 1.0
+KEEP_FREE_MB = 8
+
+
+class Site:
+    """All that runs; `pid` finds one of our processes, for a fault to strike."""
+
+    def __init__(self, folder: Path, rng: Random, *, database: str, store_mb: int) -> None:
+        self._rng = rng
+        (folder / "orthanc").mkdir()
+        self.orthanc, self.archive = Orthanc(folder / "orthanc"), Archive(rng)
+        self.postgres = Postgres() if database == "postgresql" else None
+        self.disk = _small_disk(folder / "store", store_mb)
+        """The store's own file system; None where we may not mount one."""
+        url = self.postgres.fresh_database() if self.postgres else ""
+        for name in [name for name in os.environ if name.startswith("HILUM_")]:
+            del os.environ[name]
+        os.environ |= {f"HILUM_{name.upper()}": value for name, value in self._settings(folder, url).items()}
+        os.chdir(folder)  # where no hilum.toml lies
+        self.system = System(folder)
+
+    def stop(self) -> None:
+        self.system.stop()
+        engine(settings().database).dispose()
+        self.orthanc.stop()
+        self.archive.stop()
+        if self.postgres:
+            self.postgres.stop()
+        if self.disk:
+            subprocess.run(["umount", self.disk], check=True)
+
+    def pid(self, name: str) -> int:
+        """A process of this name, of several any: `listener`, `classify`, `prepare child`, `decoder`."""
+        return self._rng.choice(wait_for(lambda: self._pids(name), 60, f"a process: {name}"))
+
+    def _pids(self, name: str) -> list[int]:
+        up = {self.system.pid}
+        if name == "broker":
+            return self._broker()
+        if name == "listener":
+            return with_argument("dicom_listener", parents=up)
+        if name == "beat":
+            return with_argument("beat", parents=up)
+        worker, _, child = ("prepare child child" if name == "decoder" else name).partition(" ")
+        workers = with_argument(f"{worker}@%h", parents=up)
+        children = with_argument(f"{worker}@%h", parents=set(workers)) if child else workers
+        return with_argument("worker.decoder_child", parents=set(children)) if name == "decoder" else children
+
+    def _broker(self) -> list[int]:
+        """Asked of itself, since it writes its own words over its arguments."""
+        try:
+            with redis.Redis(unix_socket_path=str(settings().embedded_socket)) as client:
+                return [int(client.info("server")["process_id"])]
+        except redis.ConnectionError:
+            return []
+
+    def _settings(self, folder: Path, database_url: str) -> dict[str, str]:
+        pacs = {"name": "pacs", "ae_title": self.orthanc.ae_title, "port": self.orthanc.port}
+        archive = {"name": "archive", "ae_title": self.archive.ae_title, "port": self.archive.port}
+        pacs["final_when"] = "c-find"
+        return {
+            "data_dir": str(folder / "d"),
+            "store_dir": str(folder / "store"),
+            "database_url": database_url,
+            "listener_port": str(free_port()),
+            "listener_processes": "2",
+            "destinations": json.dumps([{**each, "host": "127.0.0.1"} for each in (pacs, archive)]),
+            "settle_s": "1",
+            "sweep_s": str(SWEEP_S),
+            "lease_s": str(LEASE_S),
+            "longest_pause_s": "5",
+            "keep_free_mb": str(KEEP_FREE_MB),
+        }
+
+
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Leave nothing free on this file system for a while."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        free = os.statvfs(disk)
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+    yield
+    filler.unlink()
+
+
+def _small_disk(folder: Path, size_mb: int) -> Path | None:
+    """A file system of this size in a file, mounted here; an ordinary folder and None when we may not."""
+    folder.mkdir()
+    image = folder.with_suffix(".ext4")
+    with image.open("wb") as file:
+        file.truncate(size_mb * 1_000_000)
+    for command in (
+        ["mkfs.ext4", "-q", "-m", "0", str(image)],
+        ["mount", "-o", "loop", str(image), str(folder)],
+    ):
+        if subprocess.run(command, capture_output=True).returncode:
+            return None
+    return folder

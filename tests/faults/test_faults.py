@@ -1,0 +1,27 @@
+"""The fault rig, in its short form."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+
+def test_nothing_is_lost_or_doubled_whatever_breaks() -> None:
+    short = {"FAULTS_STUDIES": "40", "FAULTS_SEED": "4", "FAULTS_DATABASE": "sqlite"}
+    rig = subprocess.run(
+        [sys.executable, "-m", "tests.faults"],
+        cwd=ROOT,
+        env=os.environ | short,
+        capture_output=True,
+        text=True,
+    )
+    said = rig.stdout + rig.stderr
+    assert re.search(r"^faults: 8 injected in 8 kinds, \d+ studies, 0 lost, 0 doubled", said, re.M), said
+    assert rig.returncode == 0, said
