@@ -178,8 +178,9 @@ def show(study: Study) -> None:
     from console.record import study_report
 
     with transaction() as session:
-        for found in _found(session, study):
-            out.print(study_report(session, found))
+        told = [study_report(session, found) for found in _found(session, study)]
+    for each in told:  # after the transaction: a pager may hold this up, and on SQLite all others with it
+        out.print(each)
 
 
 @app.command(epilog=_examples("hilum replay A4711"))
@@ -224,7 +225,7 @@ def doctor(
         checks.append(check)
         if not as_json:
             mark = "[red]✗" if check.remedy else "[green]✓"
-            out.print(f"{mark}[/] [bold]{check.name}[/]: {escape(check.found)}", highlight=False)
+            out.print(f"{mark}[/] [bold]{escape(check.name)}[/]: {escape(check.found)}", highlight=False)
             if check.remedy:
                 out.print(f"  [yellow]→ {escape(check.remedy)}[/]", highlight=False)
     if as_json:
@@ -244,7 +245,7 @@ def init(
     if file.exists() and not force:
         raise SettingsError(f"{file} is there already; --force replaces it")
     file.write_text(commented())
-    out.print(f"{file}: name your senders and destinations in it, then [bold]hilum doctor[/]")
+    out.print(f"{escape(str(file))}: name your senders and destinations in it, then [bold]hilum doctor[/]")
 
 
 @app.command(
@@ -267,7 +268,8 @@ def train(
         from training.train import train
     except ModuleNotFoundError as error:
         raise SettingsError(f"training needs {error.name}: pip install 'hilum[torch]'") from error
-    out.print(f"the network: {train(recipe, data, manifest or data / 'manifest.csv', out_dir)}")
+    made = train(recipe, data, manifest or data / "manifest.csv", out_dir)
+    out.print(f"the network: {escape(str(made))}")
 
 
 @database.command()

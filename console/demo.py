@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -31,6 +32,7 @@ from console import pacs, scu
 from console.demo_site import DemoFailed, Site, configured, running, wait_until_ready
 from console.scu import Outgoing, Unusable
 from console.sending import Outcome, failures, progress, send_files
+from console.tables import add
 from db import findings, jobs, reports, studies
 from db.session import transaction
 from db.tables import DeliveryState, Finding, Instance, Study, StudyState
@@ -60,7 +62,8 @@ def demo(places: Sequence[Path], *, count: int, keep_serving: bool, console: Con
     Without places, phantoms are sent. Raises DemoFailed when something does not start.
     """
     site = configured()
-    console.print(f"Hilum runs in [bold]{site.folder}[/], its log is {site.log.name} there", soft_wrap=True)
+    folder = f"[bold]{escape(str(site.folder))}[/]"
+    console.print(f"Hilum runs in {folder}, its log is {site.log.name} there", soft_wrap=True)
     with running(site, console):
         with tempfile.TemporaryDirectory(prefix="hilum-demo-") as name, progress(console) as bars:
             outcome, files = _gather(places, count, Path(name), bars)
@@ -227,7 +230,7 @@ def _show(results: Sequence[Result], outcome: Outcome, console: Console) -> None
         seconds = "" if each.seconds is None else f"{each.seconds:.1f}"
         objects = f"{len(each.found)}/{len(each.expected)}"
         style = "red" if each.is_lost else None
-        table.add_row(each.study.patient_id, *cells, seconds, objects, style=style)
+        add(table, each.study.patient_id, *cells, seconds, objects, style=style)
     console.print(table)
     if outcome.failed:
         console.print(failures(outcome.failed))
@@ -250,7 +253,7 @@ def _invitation(site: Site) -> str:
     listener = site.listener
     lines = [
         f"\nHilum goes on serving as {listener}; Ctrl-C stops it.",
-        f"In another terminal: [bold]HILUM_CONFIG={site.configuration} {sys.argv[0]} status[/]",
+        f"In another terminal: [bold]{escape(f'HILUM_CONFIG={site.configuration} {sys.argv[0]}')} status[/]",
     ]
     if pacs.is_orthanc():
         lines.append(f"The PACS in a browser: http://127.0.0.1:{site.browser_port}")

@@ -3,20 +3,20 @@
 from datetime import datetime
 from typing import Any
 
-from kombu.exceptions import ChannelError, OperationalError
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from console.tables import add, table
 from db import jobs, reports, studies
 from db.clock import now
 from db.session import transaction
 from db.tables import Circuit
-from hilum.queue import QUEUES, app
+from hilum.queue import app, depths
 from hilum.settings import Settings
 
 ANSWER_WITHIN_S = 1.0
@@ -29,12 +29,13 @@ def overview(settings: Settings) -> dict[str, Any]:
 
     That a worker does not answer says that it is dead, stuck or slow: nothing is known of it.
     """
+    # asked before the transaction begins, which on SQLite has everybody else's commits wait
+    heard = {"broker": broker_depths(), "workers": workers()}
     with transaction() as session:
         clock = session.scalars(select(now())).one()
         return {
             "work": _work(session, clock),
-            "broker": broker_depths(),
-            "workers": workers(),
+            **heard,
             "studies": {state.value: count for state, count in studies.counts(session).items()},
             "flagged": studies.flagged(session),
             "destinations": _destinations(session, settings, clock),
@@ -43,20 +44,10 @@ def overview(settings: Settings) -> dict[str, Any]:
 
 def broker_depths() -> dict[str, int] | None:
     """Messages in each queue, or None when the broker does not answer."""
-    names = dict.fromkeys(name for queues in QUEUES.values() for name in queues)
     try:
-        with app.connection_for_read() as connection:
-            channel = connection.default_channel
-            return {name: _depth(channel, name) for name in names}
-    except (OperationalError, RedisError, OSError):
+        return depths()
+    except (OperationalError, OSError):
         return None
-
-
-def _depth(channel: Any, name: str) -> int:
-    try:
-        return int(channel.queue_declare(name, passive=True).message_count)
-    except ChannelError:  # an empty queue does not exist
-        return 0
 
 
 def workers() -> dict[str, Replies] | None:
@@ -134,35 +125,30 @@ def rendered(view: dict[str, Any]) -> Group:
 
 
 def _table(title: str, *headers: str) -> Table:
-    table = Table(
-        title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, min_width=60
-    )
-    for header in headers:
-        is_number = header in ("studies", "due or waiting", "oldest", "at work on", "messages")
-        table.add_column(header, justify="right" if is_number else "left")
-    return table
+    numbers = ("studies", "due or waiting", "oldest", "at work on", "messages")
+    return table(title, headers, numbers=numbers, min_width=60)
 
 
 def _studies_table(view: dict[str, Any]) -> Table:
-    table = _table("Studies", "state", "studies")
+    made = _table("Studies", "state", "studies")
     for state, count in view["studies"].items():
-        table.add_row(state, str(count))
+        add(made, state, str(count))
     if not view["studies"]:
-        table.add_row("none received yet", "0")
-    return table
+        add(made, "none received yet", "0")
+    return made
 
 
 def _work_table(view: dict[str, Any]) -> Table:
-    table = _table("Work", "kind", "state", "due or waiting", "oldest")
+    made = _table("Work", "kind", "state", "due or waiting", "oldest")
     for each in view["work"]:
         style = None if each["state"] == "waiting" else "red"
-        table.add_row(each["kind"], each["state"], str(each["count"]), age(each["oldest_s"]), style=style)
+        add(made, each["kind"], each["state"], str(each["count"]), age(each["oldest_s"]), style=style)
     if not view["work"]:
-        table.add_row("none", "", "0", "")
+        add(made, "none", "", "0", "")
     broker = view["broker"]
     said = "the broker does not answer" if broker is None else _messages(broker)
-    table.caption, table.caption_justify = said, "left"
-    return table
+    made.caption, made.caption_justify = said, "left"
+    return made
 
 
 def _messages(broker: dict[str, int]) -> str:
@@ -171,27 +157,27 @@ def _messages(broker: dict[str, int]) -> str:
 
 
 def _workers_table(view: dict[str, Any]) -> Table:
-    table = _table("Workers", "name", "at work on", "network")
+    made = _table("Workers", "name", "at work on", "network")
     if view["workers"] is None:
-        table.add_row("unknown: none answers", "", "", style="yellow")
+        add(made, "unknown: none answers", "", "", style="yellow")
     for name, each in (view["workers"] or {}).items():
         network = each["network"] or {}
         parts = (network.get("version"), network.get("engine"), network.get("precision"))
-        table.add_row(name, str(each["at work on"]), ", ".join(part for part in parts if part))
-    return table
+        add(made, name, str(each["at work on"]), ", ".join(part for part in parts if part))
+    return made
 
 
 def _destinations_table(view: dict[str, Any]) -> Table:
-    table = _table("Destinations", "name", "peer", "state", "deliveries")
+    made = _table("Destinations", "name", "peer", "state", "deliveries")
     for each in view["destinations"]:
         counts = ", ".join(f"{count} {state}" for state, count in each["deliveries"].items())
         state = each["state"]
         if each["error"]:
             state = f"away, tried again in {age(each['tried_again_in_s'])}: {each['error']}"
-        table.add_row(each["name"], each["peer"], state, counts, style="red" if each["error"] else None)
+        add(made, each["name"], each["peer"], state, counts, style="red" if each["error"] else None)
     if not view["destinations"]:
-        table.add_row("none configured: results stay here", "", "", "")
-    return table
+        add(made, "none configured: results stay here", "", "", "")
+    return made
 
 
 def age(seconds: float) -> str:

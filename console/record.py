@@ -4,24 +4,25 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from pydicom.uid import UID
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
 
+from console.tables import add, plain, table
 from db import findings, jobs, reports, studies
 from db.tables import Finding, Instance, Job, JobState, Study
 
 
 def studies_table(found: Sequence[Study]) -> Table:
     """A line per study."""
-    table = _table("", "received", "state", "patient id", "accession", "sender")
-    table.add_column("study", no_wrap=True)
+    made = table("", ["received", "state", "patient id", "accession", "sender"])
+    made.add_column("study", no_wrap=True)
     for study in found:
         state = f"{study.state}{', urgent' if study.urgent else ''}{', phantom' if study.phantom else ''}"
-        table.add_row(
+        add(
+            made,
             _moment(study.last_received_at),
             state,
             study.patient_id,
@@ -29,14 +30,15 @@ def studies_table(found: Sequence[Study]) -> Table:
             study.sender_ae,
             study.study_uid,
         )
-    return table
+    return made
 
 
 def study_report(session: Session, study: Study) -> Group:
     """Everything about one study: images, findings, reports, deliveries, work."""
     uid = study.study_uid
     said = findings.of_study(session, uid)
-    head = Text.assemble((f"{study.patient_id or 'no patient id'}  ", "bold"), f"{study.state}  {uid}")
+    patient = plain(study.patient_id) or "no patient id"
+    head = Text.assemble((f"{patient}  ", "bold"), f"{study.state}  {uid}")
     return Group(
         Rule(align="left", style="dim"),
         head,
@@ -47,11 +49,11 @@ def study_report(session: Session, study: Study) -> Group:
 
 
 def _images(images: Sequence[Instance], said: dict[str, Finding]) -> Table:
-    table = _table("Images", "kind", "view", "finding", "probabilities", "instance")
+    made = table("Images", ["kind", "view", "finding", "probabilities", "instance"])
     for image in images:
         finding = said.get(image.uid)
-        table.add_row(_kind(image.sop_class_uid), image.view, *_said(image, finding), image.uid)
-    return table
+        add(made, _kind(image.sop_class_uid), image.view, *_said(image, finding), image.uid)
+    return made
 
 
 def _said(image: Instance, finding: Finding | None) -> tuple[str, str]:
@@ -65,7 +67,7 @@ def _said(image: Instance, finding: Finding | None) -> tuple[str, str]:
 
 
 def _reports(session: Session, study_uid: str) -> Table:
-    table = _table("Reports", "revision", "made", "objects", "deliveries")
+    made = table("Reports", ["revision", "made", "objects", "deliveries"])
     sent = reports.deliveries(session, study_uid)
     for report in reports.of_study(session, study_uid):
         objects = "\n".join(f"{each.kind.upper()} {each.uid}" for each in report.objects)
@@ -73,16 +75,17 @@ def _reports(session: Session, study_uid: str) -> Table:
         deliveries = "\n".join(
             f"{each.destination}: {each.state}{f' ({each.error})' if each.error else ''}" for each in mine
         )
-        table.add_row(str(report.revision), _moment(report.created_at), objects, deliveries or "none")
-    return table
+        add(made, str(report.revision), _moment(report.created_at), objects, deliveries or "none")
+    return made
 
 
 def _work(work: Sequence[Job]) -> Table:
-    table = _table("Work", "kind", "state", "due", "tries", "deaths", "error")
+    made = table("Work", ["kind", "state", "due", "tries", "deaths", "error"])
     for job in work:
         style = "red" if job.state in (JobState.FAILED, JobState.QUARANTINED) else None
         at_work = job.state == JobState.WAITING and job.lease_token is not None
-        table.add_row(
+        add(
+            made,
             job.kind,
             "at work" if at_work else job.state,
             _moment(job.due_at),
@@ -91,16 +94,7 @@ def _work(work: Sequence[Job]) -> Table:
             job.error or "",
             style=style,
         )
-    return table
-
-
-def _table(title: str, *headers: str) -> Table:
-    table = Table(
-        title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
-    )
-    for header in headers:
-        table.add_column(header, overflow="fold")
-    return table
+    return made
 
 
 def _kind(sop_class_uid: str) -> str:

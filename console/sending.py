@@ -18,6 +18,7 @@ from rich.table import Table
 
 from console import scu
 from console.scu import Outgoing, Peer, Unusable
+from console.tables import add
 
 _MB = 1_000_000
 _MOST_SHOWN = 20
@@ -88,7 +89,7 @@ def failures(failed: Sequence[Unusable]) -> Table:
     """What did not arrive, and why."""
     table = Table("file", "why it did not arrive", title=f"{len(failed)} not sent", title_style="bold red")
     for each in failed[:_MOST_SHOWN]:
-        table.add_row(str(each.source), each.because)
+        add(table, str(each.source), each.because)
     if len(failed) > _MOST_SHOWN:
-        table.add_row("...", f"and {len(failed) - _MOST_SHOWN} more")
+        add(table, "...", f"and {len(failed) - _MOST_SHOWN} more")
     return table

@@ -2,18 +2,21 @@
 
 import getpass
 import json
+import sqlite3
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from console import cli
+from console import cli, overview
 from console.configuration import commented
 from db import jobs, studies
+from db.schema import upgrade
 from db.session import transaction
 from db.tables import Audit, JobState
 from hilum.errors import SettingsError
@@ -31,7 +34,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def a_study(accession: str = "A1", study_uid: str = "1.2.3") -> str:
+def a_study(accession: str = "A1", study_uid: str = "1.2.3", patient_id: str = "P1") -> str:
     """A study that waits to be prepared."""
     received = studies.Received(
         uid=f"{study_uid}.1",
@@ -43,7 +46,7 @@ def a_study(accession: str = "A1", study_uid: str = "1.2.3") -> str:
         path="nowhere.dcm",
         size_bytes=1,
         pixel_digest="",
-        patient_id="P1",
+        patient_id=patient_id,
         accession_number=accession,
     )
     with transaction() as session:
@@ -207,6 +210,62 @@ def test_work_is_shown_by_kind_with_its_age(database_url: str) -> None:
     with transaction() as session:
         jobs.want(session, CLASSIFY, "x", study_uid=None, due_in_s=-7200)
     assert "2 h" in run("status")[1]
+
+
+@pytest.fixture
+def lite(hilum_env: SettingsChange) -> Path:
+    """A SQLite database with our tables."""
+    ours = hilum_env()
+    upgrade(ours.database)
+    return ours.data_dir / "hilum.sqlite"
+
+
+def require_no_lock(database: Path) -> None:
+    """Raise sqlite3.OperationalError when somebody holds the write lock."""
+    with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+
+def test_nobody_waits_for_the_broker_that_status_asks(
+    lite: Path, valkey: Broker, hilum_env: SettingsChange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hilum_env(broker_url=valkey.url)
+    asked = []
+    ask = overview.ask
+
+    def asks(command: str, workers: list[str] | None = None) -> overview.Replies | None:
+        require_no_lock(lite)
+        asked.append(command)
+        return ask(command, workers)
+
+    monkeypatch.setattr(overview, "ask", asks)
+    run("status")
+    assert asked == ["active"]
+
+
+def test_nobody_waits_for_the_reader_of_show(lite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study_uid = a_study()
+    shown = []
+
+    def shows(*parts: object) -> None:
+        require_no_lock(lite)
+        shown.append(parts)
+
+    monkeypatch.setattr(cli.out, "print", shows)
+    run("show", study_uid)
+    assert len(shown) == 1
+
+
+@pytest.mark.parametrize("patient_id", ["X[/b]", "[red]X", "[link=http://a.example]X"])
+def test_what_a_stranger_calls_a_patient_is_shown_as_it_is(database_url: str, patient_id: str) -> None:
+    study_uid = a_study(patient_id=patient_id)
+    assert patient_id in run("studies")[1]
+    assert patient_id in run("show", study_uid)[1]
+
+
+def test_what_a_stranger_calls_a_patient_does_not_steer_the_terminal(database_url: str) -> None:
+    study_uid = a_study(patient_id="X\x1b[2J")
+    assert "\x1b" not in run("studies")[1] + run("show", study_uid)[1]
 
 
 def test_an_address_without_a_port_is_refused(tmp_path: Path) -> None:
