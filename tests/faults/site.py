@@ -1,5 +1,6 @@
 """The site: the system as `hilum up` runs it, two PACSs, a database, and a small disk for the store."""
 
+import errno
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from tests.peers.system import System, with_argument
 
 LEASE_S, SWEEP_S = 6.0, 1.0
 KEEP_FREE_MB = 8
+BLOCK_BYTES = 4096
 
 
 class Site:
@@ -98,8 +100,14 @@ def full(disk: Path) -> Iterator[None]:
     """Leave nothing free on this file system for a while."""
     filler = disk / "filler"
     with filler.open("wb") as file:
-        free = os.statvfs(disk)
-        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        size = 1 << 32
+        while size >= BLOCK_BYTES:  # in smaller and smaller pieces, since others take of it meanwhile
+            try:
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                size //= 2
     yield
     filler.unlink()
 
