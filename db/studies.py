@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -12,6 +13,9 @@ from db.clock import now
 from db.tables import Instance, ReportObject, Role, Series, Study, StudyState, Variant
 from db.upsert import insert
 from hilum.queue import PREPARE
+
+_PLAIN = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian}
+"""Transfer syntaxes in which the same pixels are the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Received:
     path: str
     size_bytes: int
     pixel_digest: str
+    has_pixels: bool = True
     ours: bool = False
     """Whether the header says that Hilum made it."""
     urgent: bool = False
@@ -48,10 +53,12 @@ class Recorded(StrEnum):
 
     NEW = "new"
     OURS = "ours"
+    OTHER = "other"
+    """It has no pixels: kept and recorded, and nothing follows from it."""
     DUPLICATE = "duplicate"
-    """Known with these pixels: the first file stands, this one is not needed."""
+    """Known with these pixels, or in another compression: the first file stands, this one is not needed."""
     VARIANT = "variant"
-    """Known with other pixels: the first stands, this one is kept aside and flagged."""
+    """Known with other pixels or in another study: the first stands, this one is kept aside and flagged."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Record:
 
     kind: Recorded
     path: str
-    """The file that stands for the object; a duplicate's own file may be removed when it is another."""
+    """The file that stands for the object; its own file may be removed when it is another."""
     ring: bool
     """Whether a bell for the study's preparation is needed."""
 
@@ -83,35 +90,11 @@ def record(session: Session, received: Received, *, settle_s: float) -> Record:
     Insertions that meet a row of another sender do nothing, so that senders of one study never
     refuse each other.
     """
-    _upsert_study(session, received)
-    _insert(
-        session,
-        Series,
-        series_uid=received.series_uid,
-        study_uid=received.study_uid,
-        modality=received.modality,
-        series_description=received.series_description,
-    )
-    ours = received.ours or session.get(ReportObject, received.uid) is not None
-    is_new = _insert(
-        session,
-        Instance,
-        uid=received.uid,
-        study_uid=received.study_uid,
-        series_uid=received.series_uid,
-        sop_class_uid=received.sop_class_uid,
-        transfer_syntax_uid=received.transfer_syntax_uid,
-        role=Role.OURS if ours else Role.IMAGE,
-        sender_ae=received.sender_ae,
-        path=received.path,
-        size_bytes=received.size_bytes,
-        pixel_digest=received.pixel_digest,
-        view=received.view,
-    )
-    if not is_new:
+    role = _role(session, received)
+    if not _add(session, received, role):
         return _record_known(session, received)
-    if ours:
-        return Record(Recorded.OURS, received.path, ring=False)
+    if role is not Role.IMAGE:
+        return Record(Recorded(role.value), received.path, ring=False)
     session.execute(
         update(Study)
         .where(Study.study_uid == received.study_uid)
@@ -177,13 +160,52 @@ def find(session: Session, text: str) -> list[Study]:
 
 
 def flagged(session: Session) -> int:
-    """How many objects came under a known UID with other pixels."""
+    """How many objects came under a known UID with other pixels, or in another study."""
     return session.scalar(select(func.count()).select_from(Variant)) or 0
 
 
-def _upsert_study(session: Session, received: Received) -> None:
+def _role(session: Session, received: Received) -> Role:
+    if received.ours or session.get(ReportObject, received.uid) is not None:
+        return Role.OURS
+    return Role.IMAGE if received.has_pixels else Role.OTHER
+
+
+def _add(session: Session, received: Received, role: Role) -> bool:
+    """Add the object with its study and series; False, and none of them, when its UID is known."""
+    with session.begin_nested() as savepoint:
+        _upsert_study(session, received, role)
+        _insert(
+            session,
+            Series,
+            series_uid=received.series_uid,
+            study_uid=received.study_uid,
+            modality=received.modality,
+            series_description=received.series_description,
+        )
+        is_new = _insert(
+            session,
+            Instance,
+            uid=received.uid,
+            study_uid=received.study_uid,
+            series_uid=received.series_uid,
+            sop_class_uid=received.sop_class_uid,
+            transfer_syntax_uid=received.transfer_syntax_uid,
+            role=role,
+            sender_ae=received.sender_ae,
+            path=received.path,
+            size_bytes=received.size_bytes,
+            pixel_digest=received.pixel_digest,
+            view=received.view,
+        )
+        if not is_new:
+            savepoint.rollback()
+    return is_new
+
+
+def _upsert_study(session: Session, received: Received, role: Role) -> None:
     statement = insert(session, Study).values(
         study_uid=received.study_uid,
+        state=StudyState.RECEIVED if role is Role.IMAGE else StudyState.NOT_READ,
         sender_ae=received.sender_ae,
         urgent=received.urgent,
         phantom=received.phantom,
@@ -211,14 +233,28 @@ def _insert(session: Session, table: type[Series] | type[Instance] | type[Varian
 
 def _record_known(session: Session, received: Received) -> Record:
     known = session.get_one(Instance, received.uid)
-    if known.pixel_digest == received.pixel_digest:
+    if _are_alike(known, received):
         return Record(Recorded.DUPLICATE, known.path, ring=False)
     _insert(
         session,
         Variant,
         uid=received.uid,
+        study_uid=received.study_uid,
         pixel_digest=received.pixel_digest,
         path=received.path,
         sender_ae=received.sender_ae,
     )
-    return Record(Recorded.VARIANT, received.path, ring=False)
+    flagged = select(Variant.path).where(
+        Variant.uid == received.uid,
+        Variant.study_uid == received.study_uid,
+        Variant.pixel_digest == received.pixel_digest,
+    )
+    return Record(Recorded.VARIANT, session.scalars(flagged).one(), ring=False)
+
+
+def _are_alike(known: Instance, received: Received) -> bool:
+    """Whether nothing speaks against it: encoded pixels tell nothing of those in another compression."""
+    syntaxes = {known.transfer_syntax_uid, received.transfer_syntax_uid}
+    comparable = len(syntaxes) == 1 or (received.has_pixels and syntaxes <= _PLAIN)
+    same_pixels = known.pixel_digest == received.pixel_digest or not comparable
+    return same_pixels and known.study_uid == received.study_uid

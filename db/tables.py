@@ -32,6 +32,8 @@ class Role(StrEnum):
     IMAGE = "image"
     OURS = "ours"
     """A report or heat map of ours that a PACS sent back to us."""
+    OTHER = "other"
+    """An object without pixels, such as a key object note or a presentation state: kept and recorded only."""
 
 
 class JobState(StrEnum):
@@ -161,18 +163,20 @@ class Instance(Base):
 
 
 class Variant(Base):
-    """An object that came under a known UID with other pixels: kept aside for a person to look at."""
+    """An object that came under a known UID, with other pixels or in another study: for people to see."""
 
     __tablename__ = "variants"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     uid: Mapped[str] = mapped_column(ForeignKey("instances.uid"), index=True)
+    study_uid: Mapped[str] = mapped_column(Uid)
+    """The study that it says it belongs to, of which we may hold nothing."""
     pixel_digest: Mapped[str] = mapped_column(String(64))
     path: Mapped[str] = mapped_column(Text)
     sender_ae: Mapped[str] = mapped_column(AeTitle)
     received_at: Mapped[datetime] = mapped_column(server_default=now())
 
-    __table_args__ = (UniqueConstraint("uid", "pixel_digest"),)
+    __table_args__ = (UniqueConstraint("uid", "study_uid", "pixel_digest"),)
 
 
 class Job(Base):
@@ -260,7 +264,7 @@ class Report(Base):
     study_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_uid"))
     revision: Mapped[int]
     content_digest: Mapped[str] = mapped_column(String(64))
-    """sha256 of what it says: images, findings, network; what would say the same is not made again."""
+    """sha256 of the assessed images, their pixels and the network: with these, nothing new is made."""
     created_at: Mapped[datetime] = mapped_column(server_default=now())
 
     objects: Mapped[list["ReportObject"]] = relationship(order_by="ReportObject.uid")

@@ -1,9 +1,16 @@
 """Recording what arrives: twice, with other pixels, from many senders at once, and our own."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier
 
 import pytest
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    KeyObjectSelectionDocumentStorage,
+)
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -84,6 +91,77 @@ def test_other_pixels_under_a_known_uid_are_kept_aside_and_flagged() -> None:
         assert session.get_one(Instance, first.uid).pixel_digest == first.pixel_digest
         assert studies.flagged(session) == 1, "the same variant twice is one"
         assert session.scalars(select(Variant.path)).all() == ["variants/other.dcm"]
+
+
+def test_a_variant_sent_again_with_another_header_adds_no_file() -> None:
+    first = an_object()
+    record(first)
+    other = an_object(uid=first.uid, path="instances/other.dcm")
+    record(other)
+    again = replace(other, path="instances/again.dcm")
+    assert record(again) == Record(Recorded.VARIANT, "instances/other.dcm", ring=False)
+
+
+def test_a_known_uid_in_another_study_is_flagged_and_opens_no_study() -> None:
+    first = an_object()
+    record(first)
+    moved = replace(first, study_uid="1.2.9", series_uid="1.2.9.1", path="instances/moved.dcm")
+    assert record(moved) == Record(Recorded.VARIANT, "instances/moved.dcm", ring=False)
+    with transaction() as session:
+        assert session.get_one(Instance, first.uid).study_uid == STUDY
+        assert session.scalars(select(Variant.study_uid)).all() == ["1.2.9"]
+        assert [how_many(session, table) for table in (Study, Series, Instance, Job)] == [1, 1, 1, 1]
+
+
+def test_of_one_uid_in_two_studies_at_the_same_moment_one_study_stays() -> None:
+    image = an_object()
+    outcomes = record_at_once([image, replace(image, study_uid="1.2.9", series_uid="1.2.9.1")] * 4)
+    assert sum(outcome.kind is Recorded.NEW for outcome in outcomes) == 1
+    with transaction() as session:
+        assert [how_many(session, table) for table in (Study, Series, Instance, Job)] == [1, 1, 1, 1]
+
+
+def test_the_same_image_compressed_is_one_image() -> None:
+    first = an_object()
+    record(first)
+    compressed = an_object(uid=first.uid, transfer_syntax_uid=str(JPEG2000Lossless))
+    assert record(compressed).kind == Recorded.DUPLICATE
+    with transaction() as session:
+        assert studies.flagged(session) == 0
+
+
+def test_other_pixels_are_told_apart_in_every_syntax_that_stores_them_alike() -> None:
+    first = an_object(transfer_syntax_uid=str(ExplicitVRLittleEndian))
+    record(first)
+    other = an_object(uid=first.uid, transfer_syntax_uid=str(ImplicitVRLittleEndian))
+    assert record(other).kind == Recorded.VARIANT
+
+
+def test_an_object_without_pixels_changes_nothing_of_a_known_study() -> None:
+    record(an_object())
+    with transaction() as session:
+        held = jobs.claim(session, PREPARE, STUDY, lease_s=60)
+        assert held is not None
+        jobs.finish(session, held)
+        studies.reach(session, STUDY, StudyState.DELIVERED)
+    note = an_object(sop_class_uid=str(KeyObjectSelectionDocumentStorage), has_pixels=False)
+    assert record(note) == Record(Recorded.OTHER, note.path, ring=False)
+    with transaction() as session:
+        assert session.get_one(Instance, note.uid).role == Role.OTHER
+        assert session.get_one(Study, STUDY).state == StudyState.DELIVERED
+        assert note.uid not in [image.uid for image in studies.images(session, STUDY)]
+        assert jobs.due(session, [PREPARE]) == 0
+
+
+@pytest.mark.parametrize("changes", [{"has_pixels": False}, {"ours": True}])
+def test_a_study_without_an_image_of_others_is_not_read(changes: dict[str, bool]) -> None:
+    record(an_object(**changes))
+    with transaction() as session:
+        assert session.get_one(Study, STUDY).state == StudyState.NOT_READ
+        assert how_many(session, Job) == 0
+    assert record(an_object()).ring
+    with transaction() as session:
+        assert session.get_one(Study, STUDY).state == StudyState.RECEIVED
 
 
 def test_a_late_image_wants_the_study_prepared_again() -> None:

@@ -228,13 +228,16 @@ def upgrade() -> None:
         "variants",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("uid", sa.String(length=64), nullable=False),
+        sa.Column("study_uid", sa.String(length=64), nullable=False),
         sa.Column("pixel_digest", sa.String(length=64), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("sender_ae", sa.String(length=16), nullable=False),
         sa.Column("received_at", db.clock.Moment(), server_default=db.clock.now(), nullable=False),
         sa.ForeignKeyConstraint(["uid"], ["instances.uid"], name=op.f("fk_variants_uid")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_variants")),
-        sa.UniqueConstraint("uid", "pixel_digest", name=op.f("uq_variants_uid_pixel_digest")),
+        sa.UniqueConstraint(
+            "uid", "study_uid", "pixel_digest", name=op.f("uq_variants_uid_study_uid_pixel_digest")
+        ),
     )
     with op.batch_alter_table("variants", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_variants_uid"), ["uid"], unique=False)
