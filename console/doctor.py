@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from console import scu
 from console.overview import broker_depths
-from console.scu import Peer
+from console.scu import Peer, Rejected
 from db import schema
 from hilum.engine import choose_engine
 from hilum.errors import NetworkError, PacsUnavailable, SettingsError, StoreFull
@@ -118,7 +118,8 @@ def _listener(ours: Settings) -> Check:
         scu.echo(peer)
     except PacsUnavailable as error:
         remedy = "if it is not Hilum that listens there, stop it or choose another listener_port"
-        return Check("listener", str(error), "" if ours.senders else remedy)
+        excused = isinstance(error, Rejected) and ours.senders  # we are no sender, or call from elsewhere
+        return Check("listener", str(error), "" if excused else remedy)
     return Check("listener", f"{peer} answers C-ECHO")
 
 

@@ -33,6 +33,10 @@ _NO_ANSWER = "the peer ended the association without an answer"
 _PENDING = (0xFF00, 0xFF01)  # C-FIND, PS3.4 C.4.1.1.4
 
 
+class Rejected(PacsUnavailable):
+    """The peer is there, and will not have calls of ours: it must be told who we are."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """Whom we call, and as whom."""
@@ -198,7 +202,7 @@ def _associate(
     if assoc.is_established:
         return assoc
     if assoc.is_rejected:
-        raise PacsUnavailable(
+        raise Rejected(
             f"{peer} rejects our association: does it go by this AE title, and know {peer.calling_ae_title}?"
         )
     raise PacsUnavailable(f"{peer} does not answer, or accepts nothing of what we offer")

@@ -1,5 +1,6 @@
 """Sending to a real PACS, and asking it what it has."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hilum.phantom import phantom
 from tests.conftest import SettingsChange
 from tests.peers.broker import Broker
 from tests.peers.helpers import free_port
+from tests.peers.listener import Listener
 from tests.peers.orthanc import Orthanc
 from tests.unit.test_cli import run
 
@@ -123,7 +125,21 @@ def test_doctor_says_what_to_do_about_each_fault(hilum_env: SettingsChange, orth
 def test_doctor_finds_a_broker_that_is_away_and_a_port_that_another_program_has(
     hilum_env: SettingsChange, valkey: Broker
 ) -> None:
-    hilum_env(broker_url=f"redis://127.0.0.1:{free_port()}/0", listener_port=valkey.port)
-    checks = {check.name: check for check in examine()}
-    assert "broker_url" in checks["broker"].remedy
-    assert "listener_port" in checks["listener"].remedy
+    away = f"redis://127.0.0.1:{free_port()}/0"
+    for senders in ([], [{"ae_title": "ROOM1"}]):
+        hilum_env(broker_url=away, listener_port=valkey.port, senders=senders)
+        checks = {check.name: check for check in examine()}
+        assert "broker_url" in checks["broker"].remedy
+        assert "listener_port" in checks["listener"].remedy, senders
+
+
+def test_doctor_excuses_a_listener_that_takes_no_calls_from_here(
+    hilum_env: SettingsChange, tmp_path: Path
+) -> None:
+    elsewhere = [{"ae_title": "ROOM1", "addresses": ["192.0.2.1"]}]
+    listener = Listener(tmp_path, senders=json.dumps(elsewhere))
+    hilum_env(listener_port=listener.port, senders=elsewhere)
+    [check] = [check for check in examine() if check.name == "listener"]
+    listener.stop()
+    assert "rejects" in check.found
+    assert not check.remedy
