@@ -5,11 +5,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Update, and_, case, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Update,
+    and_,
+    case,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from db.clock import from_now, now
-from db.tables import Job, JobState
+from db.tables import Job, JobState, Study
 from db.upsert import insert
 from hilum.errors import LeaseLost
 
@@ -46,19 +58,22 @@ def want(
     """Record that this work is to be done, and return whether a bell is needed for it.
 
     Work that waits already is put to the new time; work that is done, failed or at
-    work is to be done again. False when a bell for it is on its way.
+    work is to be done again. False when a bell for it is on its way, by the right queue.
+    Work that had ended has all its tries anew, but its deaths stay: what killed workers is tried alone.
     """
     a_bell_is_coming = (
         update(Job)
-        .where(_named(kind, subject), Job.state == JobState.WAITING, Job.rung_at > from_now(-BELL_PATIENCE_S))
-        .values(
-            generation=Job.generation + 1,
-            due_at=from_now(due_in_s),
-            urgent=case((Job.urgent.is_(True), Job.urgent), else_=urgent),
+        .where(
+            _named(kind, subject),
+            Job.state == JobState.WAITING,
+            Job.rung_at > from_now(-BELL_PATIENCE_S),
+            Job.urgent.is_(True) if urgent else true(),
         )
+        .values(generation=Job.generation + 1, due_at=from_now(due_in_s))
     )
     if _changed(session, a_bell_is_coming):
         return False
+    waits = Job.state == JobState.WAITING
     values = {"state": JobState.WAITING, "due_at": from_now(due_in_s), "rung_at": from_now(due_in_s)}
     statement = insert(session, Job).values(
         kind=kind, subject=subject, study_uid=study_uid, urgent=urgent, **values
@@ -66,7 +81,14 @@ def want(
     session.execute(
         statement.on_conflict_do_update(
             index_elements=["kind", "subject"],
-            set_={**values, "generation": Job.generation + 1, "urgent": urgent, "done_at": None},
+            set_={
+                **values,
+                "generation": Job.generation + 1,
+                "urgent": case((and_(waits, Job.urgent.is_(True)), Job.urgent), else_=urgent),
+                "attempts": case((waits, Job.attempts), else_=0),
+                "error": case((waits, Job.error), else_=None),
+                "done_at": None,
+            },
         )
     )
     return True
@@ -111,9 +133,10 @@ def too_early_by_s(session: Session, kind: str, subject: str) -> float | None:
     return None if row is None else max(0.0, (row[0] - row[1]).total_seconds())
 
 
-def note_bell(session: Session, kind: str, subject: str, *, rings_in_s: float = 0.0) -> None:
-    """Record that a bell for this work is on its way."""
-    _changed(session, update(Job).where(_named(kind, subject)).values(rung_at=from_now(rings_in_s)))
+def note_bell(session: Session, kind: str, subject: str, *, rings_in_s: float = 0.0) -> bool:
+    """Record that a bell for this work is on its way, and return whether it is an urgent one."""
+    rung = update(Job).where(_named(kind, subject)).values(rung_at=from_now(rings_in_s)).returning(Job.urgent)
+    return session.scalars(rung.execution_options(synchronize_session=False)).one()
 
 
 def renew(session: Session, held: Sequence[Claim], *, lease_s: float) -> None:
@@ -145,8 +168,8 @@ def finish(session: Session, held: Claim) -> bool:
 
 
 def put_off(session: Session, held: Claim, *, pause_s: float, because: str) -> None:
-    """Try the work again after a pause, as often as it takes."""
-    _release(session, held, due_at=from_now(pause_s), attempts=Job.attempts + 1, error=because)
+    """Try the work again after a pause, as often as it takes: to wait is no failed attempt."""
+    _release(session, held, due_at=from_now(pause_s), error=because)
 
 
 def fail(session: Session, held: Claim, *, because: str) -> None:
@@ -165,7 +188,7 @@ def fail(session: Session, held: Claim, *, because: str) -> None:
 
 def give_up(session: Session, held: Claim, *, because: str) -> None:
     """Record that trying again cannot help: shown to people as failed at once."""
-    _release(session, held, state=JobState.FAILED, attempts=Job.attempts + 1, error=because)
+    _release(session, held, state=JobState.FAILED, error=because)
 
 
 def free_expired(session: Session) -> list[Job]:
@@ -176,7 +199,7 @@ def free_expired(session: Session) -> list[Job]:
     last = Job.deaths + 1 >= DEATHS_BEFORE_QUARANTINE
     freed = (
         update(Job)
-        .where(Job.state == JobState.WAITING, Job.lease_until < now())
+        .where(Job.id.in_(_not_locked(Job.state == JobState.WAITING, Job.lease_until < now())))
         .values(
             lease_token=None,
             lease_until=None,
@@ -198,12 +221,8 @@ def due(session: Session, kinds: Sequence[str]) -> int:
 
 def ring_again(session: Session, kinds: Sequence[str], *, most: int) -> list[tuple[str, str, bool]]:
     """Mark and return (kind, subject, urgent) of due work whose bell seems lost, the longest due first."""
-    lost = (
-        select(Job.id)
-        .where(_due(kinds), or_(Job.rung_at.is_(None), Job.rung_at < from_now(-BELL_PATIENCE_S)))
-        .order_by(Job.urgent.desc(), Job.due_at)
-        .limit(most)
-    )
+    is_lost = or_(Job.rung_at.is_(None), Job.rung_at < from_now(-BELL_PATIENCE_S))
+    lost = _not_locked(_due(kinds), is_lost).order_by(Job.urgent.desc(), Job.due_at).limit(most)
     rung = (
         update(Job)
         .where(Job.id.in_(lost))
@@ -214,16 +233,24 @@ def ring_again(session: Session, kinds: Sequence[str], *, most: int) -> list[tup
     return [(row.kind, row.subject, row.urgent) for row in session.execute(rung)]
 
 
-def hurry(session: Session, kind: str, subjects: Sequence[str]) -> None:
-    """Make waiting work due now: what it waited for has come."""
-    statement = update(Job).where(
+def hurry(session: Session, kind: str, subjects: Sequence[str] | Select[str]) -> list[tuple[str, str, bool]]:
+    """Make waiting work due now: what it waited for has come. Return (kind, subject, urgent) to ring."""
+    waiting = _not_locked(
         Job.kind == kind, Job.subject.in_(subjects), Job.state == JobState.WAITING, Job.lease_token.is_(None)
     )
-    _changed(session, statement.values(due_at=now(), rung_at=None))
+    hurried = (
+        update(Job)
+        .where(Job.id.in_(waiting))
+        .values(due_at=now(), rung_at=now())
+        .returning(Job.kind, Job.subject, Job.urgent)
+        .execution_options(synchronize_session=False)
+    )
+    return [(row.kind, row.subject, row.urgent) for row in session.execute(hurried)]
 
 
 def replay(session: Session, study_uid: str) -> list[tuple[str, str, bool]]:
     """Do a study's failed, quarantined and cancelled work again; return (kind, subject, urgent) to ring."""
+    lock_study(session, study_uid)
     again = (
         update(Job)
         .where(
@@ -250,16 +277,29 @@ def cancel(session: Session, study_uid: str) -> int:
 
     Work that is going on loses its lease, so that its result is dropped.
     """
+    lock_study(session, study_uid)
     unfinished = Job.state.not_in([JobState.DONE, JobState.CANCELLED])
     statement = update(Job).where(Job.study_uid == study_uid, unfinished)
     return _changed(session, statement.values(state=JobState.CANCELLED, lease_token=None, lease_until=None))
 
 
+def lock_study(session: Session, study_uid: str) -> None:
+    """Wait until nobody else is at a study's row, and keep others waiting until this transaction ends.
+
+    Who changes several rows of a study begins with this, or with an UPDATE of the study's row: so each
+    sees all that the one before it left, and no two can wait for each other.
+    """
+    session.execute(
+        select(Study.study_uid).where(Study.study_uid == study_uid).with_for_update(key_share=True)
+    )
+
+
 def depths(session: Session) -> list[tuple[str, JobState, int, datetime]]:
     """Unfinished work as (kind, state, how many, due since when), for people to see."""
+    unfinished = Job.state.not_in([literal_column("'done'")])  # word for word the partial index's condition
     rows = session.execute(
         select(Job.kind, Job.state, func.count(), func.min(Job.due_at))
-        .where(Job.state != JobState.DONE)
+        .where(unfinished)
         .group_by(Job.kind, Job.state)
         .order_by(Job.kind, Job.state)
     )
@@ -282,6 +322,11 @@ def _due(kinds: Sequence[str]) -> ColumnElement[bool]:
         Job.due_at <= now(),
         Job.lease_token.is_(None),
     )
+
+
+def _not_locked(*conditions: ColumnElement[bool]) -> Select[int]:
+    """Rows that nobody else is changing: who takes many must wait for none, or two wait for each other."""
+    return select(Job.id).where(*conditions).with_for_update(skip_locked=True)
 
 
 def _release(session: Session, held: Claim, **values: object) -> None:

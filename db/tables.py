@@ -4,14 +4,27 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import JSON, Boolean, Dialect, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-from sqlalchemy.types import Enum
+from sqlalchemy.types import Enum, TypeDecorator
 
 from db.clock import Moment, now
 
 Uid = String(64)
 AeTitle = String(16)
+LONGEST_WORDS = 2000
+
+
+class Words(TypeDecorator[str]):
+    """What strangers and their libraries say, fit to be kept and shown: printable, and not too long."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return "".join(each if each.isprintable() else " " for each in value[:LONGEST_WORDS])
 
 
 class StudyState(StrEnum):
@@ -157,7 +170,7 @@ class Instance(Base):
     """Folder with display.png and input.npy; empty for what is not read."""
     pixel_hash: Mapped[str] = mapped_column(String(64), default="")
     """sha256 of the decoded pixels: the same image in another transfer syntax has the same."""
-    not_assessed_because: Mapped[str | None] = mapped_column(Text)
+    not_assessed_because: Mapped[str | None] = mapped_column(Words)
     broken: Mapped[bool] = mapped_column(default=False)
     """Whether its pixels could not be decoded; the reason stands in not_assessed_because."""
 
@@ -199,7 +212,7 @@ class Job(Base):
     """When the bell on its way rings; empty when none is known to be."""
     lease_until: Mapped[datetime | None]
     lease_token: Mapped[str | None] = mapped_column(String(32))
-    error: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Words)
     created_at: Mapped[datetime] = mapped_column(server_default=now())
     done_at: Mapped[datetime | None]
 
@@ -215,7 +228,9 @@ class Job(Base):
         ),
         Index(
             "ix_jobs_unfinished",
+            "kind",
             "state",
+            "due_at",
             sqlite_where=state.not_in(["done"]),
             postgresql_where=state.not_in(["done"]),
         ),
@@ -296,7 +311,9 @@ class Delivery(Base):
     state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.WAITING)
     sent_at: Mapped[datetime | None]
     final_at: Mapped[datetime | None]
-    error: Mapped[str | None] = mapped_column(Text)
+    tries: Mapped[int] = mapped_column(default=0)
+    """How often the destination has answered, but not so that the delivery is final."""
+    error: Mapped[str | None] = mapped_column(Words)
 
     report: Mapped[Report] = relationship()
 
@@ -311,7 +328,7 @@ class Circuit(Base):
     destination: Mapped[str] = mapped_column(String(64), primary_key=True)
     failures: Mapped[int] = mapped_column(default=0)
     open_until: Mapped[datetime | None]
-    error: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Words)
 
 
 class Verdict(Base):
@@ -342,7 +359,7 @@ class TrainingRun(Base):
     artefact: Mapped[str] = mapped_column(Text, default="")
     metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     succeeded: Mapped[bool] = mapped_column(Boolean, default=False)
-    error: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Words)
     started_at: Mapped[datetime] = mapped_column(server_default=now())
     ended_at: Mapped[datetime | None]
 

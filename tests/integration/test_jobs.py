@@ -1,7 +1,7 @@
 """The life of a piece of work: nothing is lost, nothing is done twice."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Barrier
 from typing import TypeVar
 
@@ -16,14 +16,14 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, event, func, select, text, update
 from sqlalchemy.orm import Session
 
-from db import jobs
+from db import jobs, studies
 from db.clock import from_now
 from db.jobs import Claim
 from db.session import transaction
-from db.tables import Job, JobState
+from db.tables import Job, JobState, StudyState
 from hilum.errors import LeaseLost
 from hilum.queue import CLASSIFY, PREPARE, REPORT
 from tests.integration.examples import STUDY, record_a_study
@@ -188,6 +188,24 @@ def test_work_that_became_urgent_stays_urgent_while_it_waits(session: Session) -
     assert claim(session).urgent
 
 
+def test_work_whose_bell_rang_stays_urgent_too(session: Session) -> None:
+    session.execute(update(Job).values(urgent=True, rung_at=None))
+    want(session)
+    assert claim(session).urgent
+
+
+def test_work_that_becomes_urgent_needs_a_bell_in_the_other_queue(session: Session) -> None:
+    assert want(session, due_in_s=60) is False
+    assert jobs.want(session, PREPARE, STUDY, study_uid=STUDY, urgent=True) is True
+    assert jobs.want(session, PREPARE, STUDY, study_uid=STUDY, urgent=True) is False
+
+
+def test_whoever_rings_again_is_told_whether_the_work_is_urgent(session: Session) -> None:
+    assert jobs.note_bell(session, PREPARE, STUDY) is False
+    session.execute(update(Job).values(urgent=True))
+    assert jobs.note_bell(session, PREPARE, STUDY) is True
+
+
 def test_the_death_of_its_worker_counts_and_frees_the_work(session: Session) -> None:
     die(session, times=1)
     assert claim(session).deaths == 1
@@ -233,10 +251,31 @@ def test_work_that_raises_too_often_is_shown_as_failed(session: Session) -> None
     assert the_job(session).error == "it raised"
 
 
-def test_a_destination_that_is_away_is_tried_for_as_long_as_it_takes(session: Session) -> None:
+def test_waiting_is_no_failure_however_long_it_lasts(session: Session) -> None:
     for _ in range(50):
         jobs.put_off(session, claim(session), pause_s=0, because="nobody answers")
-    assert claim(session).attempts == 50
+    jobs.fail(session, claim(session), because="it raised")
+    assert the_job(session).state == JobState.WAITING
+    assert the_job(session).attempts == 1
+
+
+def test_failed_work_that_is_wanted_again_has_all_its_tries_anew(session: Session) -> None:
+    session.execute(update(Job).values(state=JobState.FAILED, attempts=5, error="it raised"))
+    want(session)
+    assert (the_job(session).attempts, the_job(session).error) == (0, None)
+
+
+def test_waiting_work_that_is_wanted_again_keeps_the_count_of_its_tries(session: Session) -> None:
+    jobs.fail(session, claim(session), because="it raised")
+    want(session)
+    assert (the_job(session).attempts, the_job(session).error) == (1, "it raised")
+
+
+def test_quarantined_work_that_is_wanted_again_is_tried_once_and_alone(session: Session) -> None:
+    die(session, times=3)
+    want(session)
+    die(session, times=1)
+    assert the_job(session).state == JobState.QUARANTINED
 
 
 def test_a_bell_rings_again_only_for_work_whose_bell_is_lost(session: Session) -> None:
@@ -299,6 +338,43 @@ def test_people_see_unfinished_work_by_kind_and_state(session: Session) -> None:
     [(kind, state, how_many, _)] = jobs.depths(session)
     assert (kind, state, how_many) == (REPORT, JobState.WAITING, 1)
     assert [job.kind for job in jobs.of_study(session, STUDY)] == [PREPARE, REPORT]
+
+
+@pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
+def test_cancel_stops_what_a_step_passes_on_meanwhile(database_url: str) -> None:
+    with transaction() as session:
+        record_a_study(session)
+    with transaction() as session:
+        held = claim(session)
+
+    def cancel() -> int:
+        with transaction() as session:
+            return jobs.cancel(session, STUDY)
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction() as session:
+            studies.reach(session, STUDY, StudyState.PREPARED)
+            jobs.want(session, CLASSIFY, STUDY, study_uid=STUDY)
+            jobs.finish(session, held)
+            cancelled = pool.submit(cancel)
+            assert wait([cancelled], 0.5).not_done, "it waits for the step"
+        assert cancelled.result(10) == 1
+    with transaction() as session:
+        assert [job.state for job in jobs.of_study(session, STUDY)] == [JobState.DONE, JobState.CANCELLED]
+
+
+def test_unfinished_work_is_counted_without_a_look_at_all_that_is_done(session: Session) -> None:
+    statements = []
+    event.listen(session.connection(), "before_cursor_execute", lambda *args: statements.append(args[2:4]))
+    jobs.depths(session)
+    statement, parameters = statements[0]
+    is_sqlite = session.connection().dialect.name == "sqlite"
+    if not is_sqlite:  # a table of one row is scanned whatever there is
+        session.execute(text("SET LOCAL enable_seqscan = off"))
+    plan = session.connection().exec_driver_sql(
+        f"EXPLAIN {'QUERY PLAN ' if is_sqlite else ''}{statement}", parameters
+    )
+    assert "ix_jobs_unfinished" in str(plan.all())
 
 
 class JobLife(RuleBasedStateMachine):

@@ -121,3 +121,11 @@ def test_what_people_did_is_written_down(session: Session) -> None:
     [entry] = session.scalars(select(Audit))
     assert (entry.actor, entry.action, entry.study_uid) == ("operator", "cancel", STUDY)
     assert entry.at is not None
+
+
+def test_what_a_stranger_says_is_kept_without_what_no_database_takes(session: Session) -> None:
+    delivery = reports.send_to(session, add(session), ARCHIVE)
+    reports.note_error(session, delivery.id, "no\x00room\x1b[31m\n" + "x" * 5000)
+    session.expire_all()
+    assert str(delivery.error).startswith("no room [31m xxx")
+    assert len(str(delivery.error)) == 2000

@@ -107,7 +107,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_jobs_study_uid"), ["study_uid"], unique=False)
         batch_op.create_index(
             "ix_jobs_unfinished",
-            ["state"],
+            ["kind", "state", "due_at"],
             unique=False,
             sqlite_where=sa.text("(state NOT IN ('done'))"),
             postgresql_where=sa.text("(state NOT IN ('done'))"),
@@ -151,6 +151,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("sent_at", db.clock.Moment(), nullable=True),
         sa.Column("final_at", db.clock.Moment(), nullable=True),
+        sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["report_id"], ["reports.id"], name=op.f("fk_deliveries_report_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
