@@ -70,6 +70,8 @@ class Record:
     """The file that stands for the object; its own file may be removed when it is another."""
     ring: bool
     """Whether a bell for the study's preparation is needed."""
+    urgent: bool = False
+    """Whether the study is urgent, by this object or another."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def record(session: Session, received: Received, *, settle_s: float) -> Record:
         due_in_s=settle_s,
         urgent=study.urgent,
     )
-    return Record(Recorded.NEW, received.path, ring)
+    return Record(Recorded.NEW, received.path, ring, study.urgent)
 
 
 def images(session: Session, study_uid: str) -> list[Instance]:

@@ -78,6 +78,7 @@ class Contents:
     """SHA-256 of the data set as it was sent."""
     pixel_digest: str
     """SHA-256 of the encoded pixels; of the data set when it has none."""
+    has_pixels: bool
     priorities: tuple[str, ...]
     """Requested Procedure Priority (0040,1003), wherever it stood."""
 
@@ -107,6 +108,7 @@ def read_contents(path: Path, starts_at: int, transfer_syntax_uid: UID, *, most_
         header,
         digest,
         digest if walk.pixel_bytes is None else walk.pixel_digest.hexdigest(),
+        walk.pixel_bytes is not None,
         tuple(walk.priorities),
     )
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import cast
 
+from pydicom import Dataset
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
@@ -57,8 +58,8 @@ def handle_echo(event: Event) -> int:
     return status.SUCCESS
 
 
-def handle_store(event: Event, store: Store, bells: Bells) -> int:
-    """Keep one object, then answer with a C-STORE status (PS3.4 B.2.3).
+def handle_store(event: Event, store: Store, bells: Bells) -> int | Dataset:
+    """Keep one object, then answer with a C-STORE status (PS3.4 B.2.3), a failure's with the reason.
 
     SUCCESS means: the file is on disk and its row is committed, so the sender may delete its copy.
     If the broker is away, the sweep finds the row later.
@@ -68,14 +69,14 @@ def handle_store(event: Event, store: Store, bells: Bells) -> int:
         return _keep(event, store, bells)
     except Refused as refusal:
         log.warning("refused %r of %s with 0x%04X: %s", uid, caller(event.assoc), refusal.status, refusal)
-        return refusal.status
+        return status.refusal(refusal.status, str(refusal))
     except (StoreFull, OSError, SQLAlchemyError, MemoryError) as error:
         log.error("cannot keep %r of %s: %s", uid, caller(event.assoc), _without_values(error))
-        return status.OUT_OF_RESOURCES
+        return status.refusal(status.OUT_OF_RESOURCES, f"{_what_fails(error)}: try again later")
     except Exception as error:  # the border with whoever sent it: their bytes can raise anything
         log.warning("refused %r of %s: %s", uid, caller(event.assoc), type(error).__name__)
         log.debug("the refused object of %s", caller(event.assoc), exc_info=True)
-        return status.CANNOT_UNDERSTAND
+        return status.refusal(status.CANNOT_UNDERSTAND, "the data set cannot be read")
 
 
 def handle_end(event: Event) -> None:
@@ -91,7 +92,7 @@ def handle_close(event: Event) -> None:
         event.assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]  # as if its time were up
 
 
-def _keep(event: Event, store: Store, bells: Bells) -> int:
+def _keep(event: Event, store: Store, bells: Bells) -> int | Dataset:
     limits = settings()
     spool = event.request._dataset_file
     if not isinstance(spool, Spool):
@@ -113,16 +114,19 @@ def _keep(event: Event, store: Store, bells: Bells) -> int:
     with transaction() as session:
         record = studies.record(session, instance, settle_s=limits.settle_s)
     if record.ring:
-        bells.ring(instance.study_uid, urgent=instance.urgent, settle_s=limits.settle_s)
+        bells.ring(instance.study_uid, urgent=record.urgent, settle_s=limits.settle_s)
     return _answer(event, store, instance, record)
 
 
-def _answer(event: Event, store: Store, instance: Received, record: Record) -> int:
-    if record.kind is Recorded.DUPLICATE and record.path != instance.path:
+def _answer(event: Event, store: Store, instance: Received, record: Record) -> int | Dataset:
+    if record.path != instance.path:
         store.path(instance.path).unlink(missing_ok=True)
     if record.kind is Recorded.VARIANT:
-        log.warning("%s came from %s with other pixels: kept aside", instance.uid, caller(event.assoc))
-        return status.SUCCESS if settings().other_pixels == "success" else status.OTHER_PIXELS
+        because = "the UID is taken by an object of other pixels or study"
+        log.warning("%s of %s is kept aside: %s", instance.uid, caller(event.assoc), because)
+        if settings().other_pixels == "refuse":
+            return status.refusal(status.OTHER_PIXELS, because)
+        return status.SUCCESS
     log.info(
         "%s of study %s from %s: %s, %d bytes",
         instance.uid,
@@ -171,6 +175,13 @@ def _is_urgent(assoc: Association, limits: Settings) -> bool:
 
 def _requestor(assoc: Association) -> str:
     return f"{cast(A_ASSOCIATE, assoc.requestor.primitive).calling_ae_title!r} at {assoc.requestor.address}"
+
+
+def _what_fails(error: Exception) -> str:
+    """In words for a stranger, who learns nothing of our machine."""
+    if isinstance(error, SQLAlchemyError):
+        return "the database does not answer"
+    return "there is no memory left" if isinstance(error, MemoryError) else "the store cannot take it"
 
 
 def _without_values(error: Exception) -> str:

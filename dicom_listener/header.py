@@ -4,6 +4,7 @@ import re
 
 from pydicom import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from db.studies import Received
 from dicom_listener.contents import Contents
@@ -39,6 +40,7 @@ def received(
         path="",
         size_bytes=size_bytes,
         pixel_digest=contents.pixel_digest,
+        has_pixels=contents.has_pixels,
         ours=_is_ours(ds),
         urgent=sender_is_urgent or not _HURRIES.isdisjoint(contents.priorities),
         phantom=is_phantom(ds),
@@ -65,7 +67,8 @@ def required_uid(ds: Dataset, keyword: str) -> str:
 
 def _is_ours(ds: Dataset) -> bool:
     made_by = (_text(ds, "Manufacturer"), _text(ds, "ManufacturerModelName"))
-    return made_by == ("Hilum", "Hilum") and bool(_text(ds, "SoftwareVersions"))
+    is_of_our_kind = _text(ds, "SOPClassUID") in (Comprehensive3DSRStorage, SecondaryCaptureImageStorage)
+    return is_of_our_kind and made_by == ("Hilum", "Hilum") and bool(_text(ds, "SoftwareVersions"))
 
 
 def _text(ds: Dataset, keyword: str, longest: int = 1024) -> str:

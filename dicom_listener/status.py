@@ -1,12 +1,15 @@
 """C-STORE response statuses, PS3.4 B.2.3, and the refusal that carries one."""
 
+from pydicom import Dataset
+
 from hilum.errors import HilumError
 
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700  # ours to fix: the sender should try again
 NOT_ITS_CLASS = 0xA900  # theirs to fix: the data set is of another SOP Class than the request says
 CANNOT_UNDERSTAND = 0xC000  # theirs to fix: sending it again cannot help
-OTHER_PIXELS = 0xC001  # theirs to look at: the UID is taken by an object with other pixels
+OTHER_PIXELS = 0xC001  # theirs to look at: the UID is taken by another object
+_LONGEST_COMMENT = 64
 
 
 class Refused(HilumError):
@@ -15,3 +18,11 @@ class Refused(HilumError):
     def __init__(self, status: int, because: str) -> None:
         super().__init__(because)
         self.status = status
+
+
+def refusal(status: int, because: str) -> Dataset:
+    """Return a failure's status and Error Comment (0000,0902), which many senders log; 64 characters fit."""
+    answer = Dataset()
+    answer.Status = status
+    answer.ErrorComment = because.encode("ascii", "replace").decode()[:_LONGEST_COMMENT]
+    return answer

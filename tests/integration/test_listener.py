@@ -6,13 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset, dcmread
-from pydicom.uid import JPEGLosslessSV1
+from pydicom import Dataset, FileMetaDataset, dcmread
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ExplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+)
 from sqlalchemy import select
 
 from db.schema import upgrade
 from db.session import engine
-from db.tables import Instance, Job, JobState, Role, Study, Variant
+from db.tables import Instance, Job, JobState, Role, Study, StudyState, Variant
 from hilum.phantom import phantom
 from hilum.queue import PREPARE
 from tests.integration.conftest import StartListener
@@ -22,7 +28,9 @@ from tests.peers.dcmtk import dcmsend, echoscu, storescu
 from tests.peers.helpers import wait_for
 from tests.peers.listener import Listener
 from tests.peers.postgres import Postgres
-from tests.peers.scu import SUCCESS, parcel, send
+from tests.peers.scu import CANNOT_UNDERSTAND, SUCCESS, association, parcel, reply, send
+
+NAMED_LIKE_US = {"Manufacturer": "Hilum", "ManufacturerModelName": "Hilum", "SoftwareVersions": "0.1.0"}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -124,20 +132,68 @@ def test_other_pixels_under_a_known_uid_are_kept_aside_and_flagged(listener: Lis
     assert "WARNING dicom_listener.handlers: " + ds.SOPInstanceUID in listener.log
 
 
-def test_objects_of_ours_that_come_back_are_not_read(listener: Listener) -> None:
+def test_the_same_variant_with_another_header_leaves_no_file(listener: Listener) -> None:
+    ds = radiograph()
+    other = radiograph(SOPInstanceUID=ds.SOPInstanceUID, StudyInstanceUID=ds.StudyInstanceUID)
+    other.PixelData = b"\1" * 8192
+    assert send(listener.port, parcel(ds), parcel(other)) == [SUCCESS, SUCCESS]
+    before = listener.files("instances")
+    other.PatientID = "4712"
+    assert send(listener.port, parcel(other)) == [SUCCESS]
+    assert listener.files("instances") == before
+
+
+def test_a_known_uid_in_another_study_is_kept_aside_and_flagged(listener: Listener) -> None:
+    ds = radiograph()
+    assert send(listener.port, parcel(ds)) == [SUCCESS]
+    moved = parcel(radiograph(SOPInstanceUID=ds.SOPInstanceUID))
+    assert send(listener.port, moved) == [SUCCESS]
+    with listener.session() as session:
+        [variant] = session.scalars(select(Variant).where(Variant.uid == ds.SOPInstanceUID))
+        assert session.get(Study, variant.study_uid) is None
+    assert (listener.store / variant.path).exists()
+
+
+def test_a_refused_sender_is_told_why(listener: Listener, tmp_path: Path) -> None:
+    ds = radiograph(PatientName="Secret^Name", SeriesInstanceUID=None)
+    with association(listener.port, [parcel(ds)]) as assoc:
+        answer = reply(assoc, parcel(ds))
+    assert answer is not None and answer.Status == CANNOT_UNDERSTAND
+    assert answer.ErrorComment == "SeriesInstanceUID is missing or not a UID"
+    file = tmp_path / "refused.dcm"
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.save_as(file, enforce_file_format=True)
+    shown = storescu(listener.port, file, options=["-d"])
+    assert "SeriesInstanceUID is missing or not a UID" in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("sop_class_uid", [SecondaryCaptureImageStorage, Comprehensive3DSRStorage])
+def test_objects_of_ours_that_come_back_are_not_read(listener: Listener, sop_class_uid: str) -> None:
     image = radiograph()
-    ours = radiograph(
-        StudyInstanceUID=image.StudyInstanceUID,
-        Manufacturer="Hilum",
-        ManufacturerModelName="Hilum",
-        SoftwareVersions="0.1.0",
-    )
+    ours = radiograph(StudyInstanceUID=image.StudyInstanceUID, SOPClassUID=sop_class_uid, **NAMED_LIKE_US)
     assert send(listener.port, parcel(ours)) == [SUCCESS]
     assert jobs_of(listener, image) == []
     assert send(listener.port, parcel(image)) == [SUCCESS]
     instance = instance_of(listener, ours)
     assert instance is not None and instance.role == Role.OURS
     assert len(jobs_of(listener, image)) == 1
+
+
+def test_a_radiograph_is_read_whatever_its_maker_is_called(listener: Listener) -> None:
+    ds = radiograph(**NAMED_LIKE_US)
+    assert send(listener.port, parcel(ds)) == [SUCCESS]
+    assert len(jobs_of(listener, ds)) == 1
+
+
+def test_a_key_object_note_is_kept_and_starts_nothing(listener: Listener) -> None:
+    note = radiograph(SOPClassUID=KeyObjectSelectionDocumentStorage, Modality="KO")
+    del note.PixelData
+    assert send(listener.port, parcel(note)) == [SUCCESS]
+    instance = instance_of(listener, note)
+    assert instance is not None and instance.role == Role.OTHER
+    assert dcmread(listener.store / instance.path).Modality == "KO"
+    assert (study_of(listener, note).state, jobs_of(listener, note)) == (StudyState.NOT_READ, [])
 
 
 def test_a_phantom_is_known_as_one(listener: Listener) -> None:

@@ -201,8 +201,8 @@ def test_an_object_whose_header_says_it_is_ours_is_not_an_image() -> None:
 
 
 def test_an_urgent_image_makes_its_study_urgent_and_a_later_one_leaves_it_so() -> None:
-    for urgent in (False, True, False):
-        record(an_object(urgent=urgent))
+    outcomes = [record(an_object(urgent=urgent)) for urgent in (False, True, False)]
+    assert [outcome.urgent for outcome in outcomes] == [False, True, True]
     with transaction() as session:
         assert session.get_one(Study, STUDY).urgent
         held = jobs.claim(session, PREPARE, STUDY, lease_s=60)

@@ -93,12 +93,18 @@ def associate(
 
 def store(assoc: Association, each: Parcel, *, in_context_of: Parcel | None = None) -> int | None:
     """The status of a C-STORE; None when the association ended instead."""
+    answer = reply(assoc, each, in_context_of=in_context_of)
+    return None if answer is None else answer.Status
+
+
+def reply(assoc: Association, each: Parcel, *, in_context_of: Parcel | None = None) -> C_STORE | None:
+    """The response to a C-STORE; None when the association ended instead."""
     request, context_id = _request(each), _context_id(assoc, in_context_of or each)
     _pause(assoc)
     assoc.dimse.send_msg(request, context_id)
     _, answer = assoc.dimse.get_msg(block=True)
     assoc._reactor_checkpoint.set()
-    return None if answer is None else cast(C_STORE, answer).Status
+    return cast(C_STORE | None, answer)
 
 
 def send(port: int, *parcels: Parcel, calling: str = "MODALITY", called: str = "HILUM") -> list[int | None]:

@@ -30,6 +30,7 @@ def read(tmp_path: Path) -> Read:
 def test_the_pixels_have_a_digest_of_their_own(read: Read) -> None:
     ds = radiograph()
     first = read(encoded(ds))
+    assert first.has_pixels
     ds.PatientID = "another"
     second = read(encoded(ds))
     ds.PixelData = b"\1" * 8192
@@ -42,7 +43,13 @@ def test_an_object_without_pixels_is_told_by_its_whole_data_set(read: Read) -> N
     ds = radiograph(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.34")
     del ds.PixelData
     first = read(encoded(ds))
+    assert not first.has_pixels
     assert first.pixel_digest == first.digest
+    icon = Dataset()
+    icon.PixelData = bytes(8)
+    icon["PixelData"].VR = "OW"
+    ds.IconImageSequence = [icon]
+    assert not read(encoded(ds)).has_pixels, "an icon is not what it is about"
 
 
 def test_what_calls_itself_implicit_and_is_not_is_read_as_readers_do(read: Read) -> None:
