@@ -18,6 +18,7 @@ import db.audit
 import db.jobs
 import db.studies
 import db.tables
+import db.trouble
 from db.session import transaction
 from db.tables import StudyState
 from hilum.errors import HilumError, SettingsError
@@ -159,17 +160,30 @@ def status(
         out.print(rendered(view))
 
 
-@app.command(epilog=_examples("hilum studies", "hilum studies --state received --most 200"))
+@app.command(
+    epilog=_examples("hilum studies", "hilum studies --failed", "hilum studies --state received --most 200")
+)
 def studies(
     state: Annotated[StudyState | None, typer.Option(help="only those that have come so far")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="those with work that failed, and why")] = False,
+    flagged: Annotated[
+        bool, typer.Option("--flagged", help="those with an object whose UID came again for another")
+    ] = False,
     most: Annotated[int, typer.Option(min=1, help="how many")] = 50,
 ) -> None:
-    """List the studies that were received last."""
-    from console.record import studies_table
+    """List the studies that were received last, or those that wait for a person."""
+    from console import record
 
+    if (state is not None) + failed + flagged > 1:
+        raise typer.BadParameter("one at a time", param_hint="--state, --failed, --flagged")
     with transaction() as session:
-        found = db.studies.latest(session, most=most, state=state)
-    out.print(studies_table(found) if found else "no studies")
+        if failed:
+            table = record.failed_table(db.trouble.failed(session, most=most))
+        elif flagged:
+            table = record.flagged_table(db.trouble.variants(session, most=most))
+        else:
+            table = record.studies_table(db.studies.latest(session, most=most, state=state))
+    out.print(table if table.row_count else "no studies")
 
 
 @app.command(epilog=_examples("hilum show 2.25.1234", "hilum show A4711"))
@@ -183,17 +197,27 @@ def show(study: Study) -> None:
         out.print(each)
 
 
-@app.command(epilog=_examples("hilum replay A4711"))
-def replay(study: Study) -> None:
-    """Do a study's failed, quarantined or cancelled work again, once its cause is mended."""
+@app.command(epilog=_examples("hilum replay A4711", "hilum replay A4711 A4712", "hilum replay --failed"))
+def replay(
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY]...", help="Study Instance UID, accession number or patient id"),
+    ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="all studies that `hilum studies --failed` lists")
+    ] = False,
+) -> None:
+    """Do studies' failed, quarantined or cancelled work again, once its cause is mended."""
+    if bool(studies) == failed:
+        raise typer.BadParameter("name studies, or say --failed", param_hint="STUDY")
     with transaction() as session:
-        study_uid = _one(session, study)
-        bells = db.jobs.replay(session, study_uid)
-        detail = ", ".join(kind for kind, _, _ in bells)
-        db.audit.note(session, actor=getpass.getuser(), action="replay", study_uid=study_uid, detail=detail)
-    for kind, subject, urgent in bells:
-        ring(kind, subject, urgent=urgent)
-    out.print(f"to be done again: {detail or 'nothing; nothing of it has failed or was cancelled'}")
+        study_uids = (
+            db.trouble.failed_studies(session) if failed else [_one(session, text) for text in studies or ()]
+        )
+    for study_uid in study_uids:
+        out.print(f"{study_uid}: to be done again: {_replayed(study_uid) or 'nothing had failed'}")
+    if not study_uids:
+        out.print("nothing has failed")
 
 
 @app.command(epilog=_examples("hilum cancel A4711"))
@@ -279,6 +303,17 @@ def upgrade() -> None:
 
     schema.upgrade(settings().database)
     out.print("the database is up to date")
+
+
+def _replayed(study_uid: str) -> str:
+    """The kinds of work of a study that are to be done again, told to the workers and the audit."""
+    with transaction() as session:
+        bells = db.jobs.replay(session, study_uid)
+        detail = ", ".join(kind for kind, _, _ in bells)
+        db.audit.note(session, actor=getpass.getuser(), action="replay", study_uid=study_uid, detail=detail)
+    for kind, subject, urgent in bells:
+        ring(kind, subject, urgent=urgent)
+    return detail
 
 
 def _found(session: Session, text: str) -> list[db.tables.Study]:

@@ -118,9 +118,8 @@ def rendered(view: dict[str, Any]) -> Group:
         _destinations_table(view),
     ]
     if view["flagged"]:
-        parts.append(
-            Text(f"{view['flagged']} objects came under a known UID with other pixels", style="yellow")
-        )
+        said = f"{view['flagged']} objects came under a known UID: `hilum studies --flagged` lists them"
+        parts.append(Text(said, style="yellow"))
     return Group(*parts)
 
 

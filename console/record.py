@@ -12,13 +12,12 @@ from sqlalchemy.orm import Session
 
 from console.tables import add, plain, table
 from db import findings, jobs, reports, studies
-from db.tables import Finding, Instance, Job, JobState, Study
+from db.tables import Finding, Instance, Job, JobState, Study, Variant
 
 
 def studies_table(found: Sequence[Study]) -> Table:
     """A line per study."""
-    made = table("", ["received", "state", "patient id", "accession", "sender"])
-    made.add_column("study", no_wrap=True)
+    made = _of_studies("received", "state", "patient id", "accession", "sender")
     for study in found:
         state = f"{study.state}{', urgent' if study.urgent else ''}{', phantom' if study.phantom else ''}"
         add(
@@ -30,6 +29,27 @@ def studies_table(found: Sequence[Study]) -> Table:
             study.sender_ae,
             study.study_uid,
         )
+    return made
+
+
+def failed_table(found: Sequence[tuple[Study, Job]]) -> Table:
+    """A line per piece of work that has failed or is quarantined, and why."""
+    made = _of_studies("received", "patient id", "accession", "work", "error")
+    for study, job in found:
+        work = f"{job.kind}, {job.state}"
+        who = (_moment(study.last_received_at), study.patient_id, study.accession_number)
+        add(made, *who, work, job.error or "", study.study_uid)
+    return made
+
+
+def flagged_table(found: Sequence[tuple[Study, Variant]]) -> Table:
+    """A line per object that came under a known UID, what was other about it, and its file in the store."""
+    made = _of_studies("came", "patient id", "accession", "sender", "instance", "came with", "kept aside as")
+    for study, variant in found:
+        who = (_moment(variant.received_at), study.patient_id, study.accession_number, variant.sender_ae)
+        elsewhere = variant.study_uid != study.study_uid
+        other = f"another study: {variant.study_uid}" if elsewhere else "other pixels"
+        add(made, *who, variant.uid, other, variant.path, study.study_uid)
     return made
 
 
@@ -94,6 +114,12 @@ def _work(work: Sequence[Job]) -> Table:
             job.error or "",
             style=style,
         )
+    return made
+
+
+def _of_studies(*headers: str) -> Table:
+    made = table("", headers)
+    made.add_column("study", no_wrap=True)
     return made
 
 

@@ -18,7 +18,7 @@ from console.configuration import commented
 from db import jobs, studies
 from db.schema import upgrade
 from db.session import transaction
-from db.tables import Audit, JobState
+from db.tables import Audit, JobState, Variant
 from hilum.errors import SettingsError
 from hilum.queue import CLASSIFY, PREPARE
 from hilum.settings import Settings
@@ -188,6 +188,59 @@ def test_failed_work_is_done_again_and_the_audit_says_who_asked(database_url: st
     with transaction() as session:
         [note] = session.scalars(select(Audit))
     assert (note.actor, note.action, note.study_uid) == (getpass.getuser(), "replay", study_uid)
+
+
+def test_studies_whose_work_failed_are_listed_with_the_reason(database_url: str) -> None:
+    failed, well = a_study("A1", "1.2.3"), a_study("A2", "1.2.4")
+    assert run("studies", "--failed")[1] == "no studies\n"
+    fail_preparation(failed)
+    text = run("studies", "--failed")[1]
+    assert failed in text and "no decoder for it" in text
+    assert well not in text
+
+
+def test_studies_with_a_flagged_object_are_listed_with_its_file(database_url: str) -> None:
+    flagged, well = a_study("A1", "1.2.3"), a_study("A2", "1.2.4")
+    with transaction() as session:
+        for number, study_uid in enumerate((flagged, "1.2.9")):
+            others = {"pixel_digest": "d", "path": f"aside{number}", "sender_ae": "ROOM2"}
+            session.add(Variant(uid=f"{flagged}.1", study_uid=study_uid, **others))
+    text = " ".join(run("studies", "--flagged")[1].split())
+    words = (flagged, "other pixels", "another study: 1.2.9", "aside0", "aside1", "ROOM2")
+    assert all(word in text for word in words), text
+    assert f"{well}.1" not in text
+
+
+def test_a_list_of_two_kinds_is_refused(database_url: str) -> None:
+    assert run("studies", "--failed", "--flagged")[0] == 2
+
+
+def test_all_that_failed_is_done_again_and_the_audit_has_each(database_url: str) -> None:
+    uids = [a_study(f"A{number}", f"1.2.{number}") for number in range(3)]
+    for study_uid in uids[:2]:
+        fail_preparation(study_uid)
+    assert run("replay", "--failed")[0] == 0
+    assert [states(uid)[PREPARE] for uid in uids] == [JobState.WAITING] * 3
+    with transaction() as session:
+        assert {note.study_uid for note in session.scalars(select(Audit))} == set(uids[:2])
+    assert "nothing has failed" in run("replay", "--failed")[1]
+
+
+def test_several_studies_are_done_again_at_once(database_url: str) -> None:
+    uids = [a_study(f"A{number}", f"1.2.{number}") for number in range(2)]
+    for study_uid in uids:
+        fail_preparation(study_uid)
+    assert run("replay", "A0", uids[1])[0] == 0
+    assert [states(uid)[PREPARE] for uid in uids] == [JobState.WAITING] * 2
+
+
+def test_of_studies_named_wrongly_none_is_done_again(database_url: str) -> None:
+    fail_preparation(a_study())
+    with pytest.raises(cli.NotThere, match="A9"):
+        run("replay", "A1", "A9")
+    assert states("1.2.3")[PREPARE] == JobState.FAILED
+    assert run("replay")[0] == 2
+    assert run("replay", "A1", "--failed")[0] == 2
 
 
 def test_cancelled_work_stops_and_the_audit_says_who_asked(database_url: str) -> None:
