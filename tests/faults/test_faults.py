@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.peers.helpers import program
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 def test_nothing_is_lost_or_doubled_whatever_breaks() -> None:
-    short = {"FAULTS_STUDIES": "40", "FAULTS_SEED": "4", "FAULTS_DATABASE": "sqlite"}
+    for name, debian in (("Orthanc", "orthanc"), ("dcmsend", "dcmtk")):
+        program(name, debian=debian)
+    short = {"FAULTS_STUDIES": "40", "FAULTS_SEED": "5", "FAULTS_DATABASE": "sqlite"}
     rig = subprocess.run(
         [sys.executable, "-m", "tests.faults"],
         cwd=ROOT,
