@@ -19,8 +19,8 @@ from hilum.settings import settings
 
 log = logging.getLogger(__name__)
 
-LONGEST_HOLD_UP_S = 16.0
-"""Longest pause of work that waits for the operator's machine."""
+LONGEST_HOLD_UP = 4
+"""Work that waits for the operator's machine is tried again after 2 s, 4 s, ... 2 to this power."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -73,7 +73,7 @@ def _note_failure(claim: Claim, error: Exception) -> None:
     try:
         with transaction() as session:
             if _is_passing(error):
-                pause_s = min(2.0 ** (claim.attempts + 1), LONGEST_HOLD_UP_S)
+                pause_s = 2.0 ** min(claim.attempts + 1, LONGEST_HOLD_UP)
                 jobs.put_off(session, claim, pause_s=pause_s, because=because[:2000])
             else:
                 jobs.fail(session, claim, because=because[:2000])

@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from db import jobs
 from db.jobs import Claim
 from db.session import transaction
-from db.tables import JobState
+from db.tables import Job, JobState
 from hilum.queue import CLASSIFY, PREPARE
 from tests.conftest import SettingsChange
 from tests.peers.broker import Broker
@@ -97,6 +98,7 @@ def test_a_full_disk_and_a_lost_database_hold_work_up_and_fail_none(system: Brok
 
     for _ in range(6):
         with transaction() as session:
+            session.execute(update(Job).values(attempts=Job.attempts + 1000))
             jobs.hurry(session, PREPARE, [STUDY])
         work_on(PREPARE, STUDY, steps)
     held_up = job(PREPARE, STUDY)
