@@ -66,14 +66,17 @@ def unread(session: Session, study_uid: str, *, network_digest: str, preprocessi
 
 
 def of_study(session: Session, study_uid: str) -> dict[str, Finding]:
-    """SOP Instance UID -> the newest finding of it."""
-    query = (
+    """SOP Instance UID -> its finding, all of one network: the one that found something last."""
+    current = (
         select(Finding)
         .join(Instance, Instance.uid == Finding.uid)
         .where(Instance.study_uid == study_uid, Instance.pixel_hash == Finding.pixel_hash)
-        .order_by(Finding.id)
     )
-    return {finding.uid: finding for finding in session.scalars(query)}
+    latest = session.scalar(current.order_by(Finding.id.desc()).limit(1))
+    if latest is None:
+        return {}
+    of_network = current.where(Finding.network_digest == latest.network_digest).order_by(Finding.id)
+    return {finding.uid: finding for finding in session.scalars(of_network)}
 
 
 def network(session: Session, digest: str) -> NetworkVersion:

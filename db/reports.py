@@ -94,11 +94,7 @@ def note_final(session: Session, delivery_id: int) -> None:
         .values(state=DeliveryState.FINAL, final_at=now(), error=None)
     )
     report = session.get_one(Delivery, delivery_id).report
-    open_ones = select(func.count()).where(
-        Delivery.report_id == report.id, Delivery.state != DeliveryState.FINAL
-    )
-    newest = latest(session, report.study_uid)
-    if newest is not None and newest.id == report.id and not session.scalar(open_ones):
+    if latest(session, report.study_uid) is report and reached(session, report) == StudyState.DELIVERED:
         reach(session, report.study_uid, StudyState.DELIVERED)
 
 
@@ -168,8 +164,8 @@ def close_circuit(session: Session, destination: str) -> bool:
     return bool(session.execute(was_away).rowcount)  # type: ignore[attr-defined]
 
 
-def reached(of_study: Sequence[Delivery]) -> StudyState:
-    """How far a study has come whose deliveries these are."""
-    if of_study and all(each.state == DeliveryState.FINAL for each in of_study):
-        return StudyState.DELIVERED
-    return StudyState.REPORTED
+def reached(session: Session, newest: Report) -> StudyState:
+    """How far a study has come whose newest report this is."""
+    states = session.scalars(select(Delivery.state).where(Delivery.report_id == newest.id)).all()
+    is_delivered = bool(states) and all(state == DeliveryState.FINAL for state in states)
+    return StudyState.DELIVERED if is_delivered else StudyState.REPORTED

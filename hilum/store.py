@@ -13,7 +13,6 @@ from pathlib import Path
 from hilum.errors import StoreFull
 
 INSTANCES = "instances"
-VARIANTS = "variants"
 PREPARED = "prepared"
 REPORTS = "reports"
 _ASIDE = "aside"
@@ -61,6 +60,10 @@ class Store:
         relative = _relative(kind, *names)
         _make_durably(self.root / relative, self.root)
         return relative
+
+    def remove_folder(self, kind: str, *names: str) -> None:
+        """Remove the folder of these names with what it holds, if there is one."""
+        shutil.rmtree(self.root / _relative(kind, *names), ignore_errors=True)
 
     def require_free(self, keep_free_mb: int) -> None:
         """Raise StoreFull when less than this is free on the store's file system."""

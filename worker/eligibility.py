@@ -17,6 +17,14 @@ from pydicom.uid import (
 
 from worker.instance import text
 
+RADIOGRAPHS = frozenset(
+    {
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+        DigitalXRayImageStorageForProcessing,
+    }
+)
+"""Storage SOP classes of CR and DX images; a study without any is not reported on."""
 YOUNGEST_YEARS = 16
 
 
@@ -72,18 +80,13 @@ def view_of(header: Dataset) -> View:
 
 
 _SECONDARY_CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds, .1 to .4
-_RADIOGRAPHS = (
-    ComputedRadiographyImageStorage,
-    DigitalXRayImageStorageForPresentation,
-    DigitalXRayImageStorageForProcessing,
-)
 
 
 def _kind(header: Dataset) -> Reason | None:
     sop_class = text(header, "SOPClassUID")
     if f"{sop_class}.".startswith(f"{_SECONDARY_CAPTURES}."):
         return Reason.SECONDARY_CAPTURE
-    if sop_class not in _RADIOGRAPHS or text(header, "Modality") not in ("CR", "DX", ""):
+    if sop_class not in RADIOGRAPHS or text(header, "Modality") not in ("CR", "DX", ""):
         return Reason.NOT_CR_OR_DX
     raw = sop_class == DigitalXRayImageStorageForProcessing
     if raw or text(header, "PresentationIntentType") == "FOR PROCESSING":

@@ -4,12 +4,6 @@ import os
 from collections.abc import Sequence
 from functools import cache
 
-from pydicom.uid import (
-    ComputedRadiographyImageStorage,
-    DigitalXRayImageStorageForPresentation,
-    DigitalXRayImageStorageForProcessing,
-)
-
 from db import jobs, studies
 from db.jobs import Claim
 from db.session import transaction
@@ -20,16 +14,8 @@ from hilum.queue import CLASSIFY, PREPARE, REPORT, app
 from hilum.settings import settings
 from hilum.store import PREPARED, Store
 from worker.decoder import Decoder
+from worker.eligibility import RADIOGRAPHS
 from worker.work import Bell, work_on
-
-RADIOGRAPHS = frozenset(
-    {
-        ComputedRadiographyImageStorage,
-        DigitalXRayImageStorageForPresentation,
-        DigitalXRayImageStorageForProcessing,
-    }
-)
-"""Storage SOP classes of CR and DX images; a study without any is not reported on."""
 
 
 @app.task(name=PREPARE)
@@ -46,8 +32,9 @@ def _prepare(claim: Claim) -> Sequence[Bell]:
         images = studies.images(session, claim.subject)
     done = [_prepared(image) for image in images if not image.prepared]
     with transaction() as session:
+        jobs.lock_study(session, claim.subject)
         studies.save_preparations(session, done)
-        kind = _next(studies.images(session, claim.subject))
+        kind = _next([image for image in studies.images(session, claim.subject) if image.prepared])
         bells = []
         if kind is None:
             studies.reach(session, claim.subject, StudyState.NOT_READ)
@@ -57,6 +44,7 @@ def _prepare(claim: Claim) -> Sequence[Bell]:
             bells.append(Bell(kind, claim.subject, claim.urgent))
         if jobs.finish(session, claim):
             bells.append(Bell(PREPARE, claim.subject, claim.urgent))
+    _remove_folders(done)  # only now: one who has lost the lease must not remove what another prepared
     return bells
 
 
@@ -77,8 +65,16 @@ def _prepared(image: Instance) -> Preparation:
     return Preparation(image.uid, result.view, prepared_path=folder, pixel_hash=result.pixel_hash)
 
 
+def _remove_folders(done: Sequence[Preparation]) -> None:
+    """Remove what is left in the folders of images of which nothing is kept prepared."""
+    store = Store(settings().store)
+    for each in done:
+        if not each.prepared_path:
+            store.remove_folder(PREPARED, each.uid)
+
+
 def _next(images: Sequence[Instance]) -> str | None:
-    """What is to be done with a study of these images; None when nothing is."""
+    """What is to be done with a study of these prepared images; None when nothing is."""
     if any(image.prepared_path for image in images):
         return CLASSIFY
     return REPORT if any(image.sop_class_uid in RADIOGRAPHS for image in images) else None

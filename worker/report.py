@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.filewriter import dcmwrite
+from sqlalchemy.orm import Session
 
 from db import findings, jobs, reports, studies
 from db.jobs import Claim
 from db.reports import Rendered
 from db.session import transaction
-from db.tables import Finding, Instance, NetworkVersion, ObjectKind, Report, Study, StudyState
+from db.tables import Finding, Instance, NetworkVersion, ObjectKind, Report, Study
 from hilum.queue import DELIVER, REPORT, app
 from hilum.settings import settings
 from hilum.store import REPORTS, Store
@@ -34,6 +35,7 @@ class _Facts:
 
     study: Study
     images: Sequence[Instance]
+    senders: Collection[str]
     findings: dict[str, Finding]
     network: NetworkVersion | None
     former: Report | None
@@ -48,46 +50,53 @@ def report_study(study_uid: str) -> None:
 
 def _report(claim: Claim) -> Sequence[Bell]:
     facts = _facts(claim.subject)
-    digest = _content_digest(facts)
-    if facts.former is not None and facts.former.content_digest == digest:
-        return _finish(claim, [])
+    digest, former = _content_digest(facts), facts.former
+    if former is not None and former.content_digest == digest:
+        with transaction() as session:
+            jobs.lock_study(session, claim.subject)
+            return _pass_on(session, claim, former, facts)
     rendered = _render(facts)
-    bells = []
     with transaction() as session:
+        jobs.lock_study(session, claim.subject)
         report = reports.add(
             session, claim.subject, revision=_revision(facts), content_digest=digest, objects=rendered
         )
-        studies.reach(session, claim.subject, StudyState.REPORTED)
-        for destination in settings().destinations_of(facts.study.sender_ae):
-            delivery = reports.send_to(session, report, destination.name)
+        return _pass_on(session, claim, report, facts)
+
+
+def _pass_on(session: Session, claim: Claim, report: Report, facts: _Facts) -> list[Bell]:
+    """End the work: the report is on its way to all of its destinations."""
+    sent = reports.deliveries(session, claim.subject)
+    known = {each.destination for each in sent if each.report_id == report.id}
+    bells = []
+    for name in _destinations(facts.senders):
+        if name not in known:
+            delivery = reports.send_to(session, report, name)
             jobs.want(session, DELIVER, str(delivery.id), study_uid=claim.study_uid, urgent=claim.urgent)
             bells.append(Bell(DELIVER, str(delivery.id), claim.urgent))
-        if jobs.finish(session, claim):
-            bells.append(Bell(REPORT, claim.subject, claim.urgent))
+    studies.reach(session, claim.subject, reports.reached(session, report))
+    if jobs.finish(session, claim):
+        bells.append(Bell(REPORT, claim.subject, claim.urgent))
     return bells
 
 
-def _finish(claim: Claim, bells: list[Bell]) -> list[Bell]:
-    """End the work of a report that would say what the last one said."""
-    with transaction() as session:
-        deliveries = reports.deliveries(session, claim.subject)
-        studies.reach(session, claim.subject, reports.reached(deliveries))
-        if jobs.finish(session, claim):
-            bells.append(Bell(REPORT, claim.subject, claim.urgent))
-    return bells
+def _destinations(senders: Collection[str]) -> list[str]:
+    """Where the results of images of these senders go: wherever the rule of one of them says."""
+    allowed = {place.name for sender in senders for place in settings().destinations_of(sender)}
+    return [place.name for place in settings().destinations if place.name in allowed]
 
 
 def _facts(study_uid: str) -> _Facts:
     with transaction() as session:
         found = findings.of_study(session, study_uid)
-        images = [image for image in studies.images(session, study_uid) if image.prepared]
-        # an image prepared after the network read the others waits for the next revision
-        images = [image for image in images if not image.prepared_path or image.uid in found]
+        images = studies.images(session, study_uid)
         former = reports.latest(session, study_uid)
         newest = max(found.values(), key=lambda finding: finding.id, default=None)
         return _Facts(
             study=session.get_one(Study, study_uid),
-            images=images,
+            # an image prepared after the network read the others waits for the next revision
+            images=[each for each in images if each.uid in found or each.not_assessed_because is not None],
+            senders={each.sender_ae for each in images},
             findings=found,
             network=None if newest is None else findings.network(session, newest.network_digest),
             former=former,
@@ -106,13 +115,13 @@ def _predecessors(former: Report | None) -> list[Predecessor]:
 
 
 def _content_digest(facts: _Facts) -> str:
-    """What makes a revision: the set of images, why some were not assessed, and the network."""
-    content = [
-        [image.uid, image.pixel_hash, image.not_assessed_because]
-        for image in sorted(facts.images, key=lambda image: image.uid)
-    ]
+    """What makes a revision: the set of assessed images, and the network.
+
+    An image that is not assessed makes none: two systems that answer each other would never end.
+    """
+    assessed = sorted([each.uid, each.pixel_hash] for each in facts.images if each.uid in facts.findings)
     network = facts.network.digest if facts.network else None
-    return hashlib.sha256(json.dumps([content, network]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([assessed, network]).encode()).hexdigest()
 
 
 def _revision(facts: _Facts) -> int:

@@ -30,6 +30,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from hilum import __version__
 from hilum.uids import derived_uid
+from worker.eligibility import RADIOGRAPHS
 from worker.instance import new_instance, text
 from worker.results import FINDING_CODES, LOCAL_SCHEME, NetworkName, Predecessor, ReadImage, StudyResult
 
@@ -61,9 +62,8 @@ def structured_report(result: StudyResult) -> Dataset:
     """
     with disable_value_validation():  # the source's UIDs are repeated as they are, valid or not
         content = _measurement_report(result)
-        header = result.images[0].header
         report = new_instance(
-            header,
+            _whose(result.images),
             sop_class_uid=Comprehensive3DSRStorage,
             uid=derived_uid(result.study_uid, str(result.revision), "sr"),
             series_uid=derived_uid(result.study_uid, str(result.revision), "sr", "series"),
@@ -74,6 +74,15 @@ def structured_report(result: StudyResult) -> Dataset:
         _add_document(report, result, content)
         report.update(content)
         return report
+
+
+def _whose(images: Sequence[ReadImage]) -> Dataset:
+    """The header that patient and study are copied from: others send captures into a study, with errors."""
+    return max(images, key=lambda image: (image.label is not None, _is_radiograph(image.header))).header
+
+
+def _is_radiograph(header: Dataset) -> bool:
+    return text(header, "SOPClassUID") in RADIOGRAPHS
 
 
 def _add_document(report: Dataset, result: StudyResult, content: Dataset) -> None:

@@ -1,6 +1,7 @@
 """What networks said: once for each image, its pixels, the network and the preprocessing."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
@@ -70,6 +71,20 @@ def test_the_newest_networks_finding_is_the_studys(session: Session) -> None:
     save(session, a_read("Pneumonia"), digest=NEW)
     found = findings.of_study(session, STUDY)[UID]
     assert (found.label, findings.network(session, found.network_digest).version) == ("Pneumonia", "b")
+
+
+def test_findings_of_two_networks_are_never_mixed(session: Session) -> None:
+    late = an_object()
+    studies.record(session, late, settle_s=0)
+    ready = Preparation(late.uid, prepared_path="prepared/2", pixel_hash=PIXELS)
+    studies.save_preparations(session, [ready])
+    save(session, a_read("Normal"))
+    save(session, a_read("Pneumonia"), digest=NEW)
+    assert set(findings.of_study(session, STUDY)) == {UID}
+    save(session, replace(a_read("Other"), uid=late.uid))
+    found = findings.of_study(session, STUDY)
+    assert {uid: found[uid].label for uid in found} == {UID: "Normal", late.uid: "Other"}
+    assert {finding.network_digest for finding in found.values()} == {OLD}
 
 
 def test_a_finding_of_other_pixels_is_not_the_images(session: Session) -> None:

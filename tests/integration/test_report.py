@@ -1,17 +1,22 @@
-"""Making a report: what is sent is what was committed, whoever else was at it."""
+"""Making a report: when there is a new one, of what, for whom; and what is sent is what was committed."""
 
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from pydicom import Dataset, dcmread
 
-from db import jobs, reports, studies
+from db import findings, jobs, reports, studies
+from db.findings import Read
 from db.session import transaction
 from db.studies import Preparation
+from db.tables import ObjectKind, Report, Study, StudyState
 from hilum.phantom import phantom
 from hilum.queue import REPORT
 from hilum.settings import settings
-from hilum.store import INSTANCES, Store
+from hilum.store import INSTANCES, PREPARED, Store
+from tests.conftest import SettingsChange
 from tests.peers.studies import RECEIVED, claim, receive
 from worker import report
 
@@ -22,11 +27,9 @@ pytestmark = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=
 def test_a_worker_that_has_lost_its_lease_changes_no_report_of_another(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _receive_a_lateral_view(tmp_path)
+    _refuse(_receive(tmp_path, seed=1))
     left_behind = report._facts(RECEIVED.study_uid)
-    held = claim(REPORT, RECEIVED.study_uid)
-    assert held is not None
-    report._report(held)
+    _make()
     [committed] = _files()
     content = committed.read_bytes()
     monkeypatch.setattr(report, "datetime", _Later)
@@ -42,15 +45,125 @@ class _Later(datetime):
         return datetime(2040, 1, 1)
 
 
-def _receive_a_lateral_view(folder: Path) -> None:
+def test_a_late_image_that_is_not_assessed_makes_no_new_revision(database_url: str, tmp_path: Path) -> None:
+    _read(_receive(tmp_path, seed=1))
+    assert len(_make()) == 1
+    _refuse(_receive(tmp_path, seed=2))
+    assert len(_make()) == 1
+    assert _state() == StudyState.REPORTED
+    _read(_receive(tmp_path, seed=3))
+    assert len(_make()) == 2
+
+
+def test_a_report_that_nothing_was_assessed_is_followed_by_one_of_what_was(
+    database_url: str, tmp_path: Path
+) -> None:
+    lateral = _receive(tmp_path, seed=1)
+    _refuse(lateral)
+    assert len(_make()) == 1
+    _refuse(_receive(tmp_path, seed=2))
+    assert len(_make()) == 1
+    frontal = _receive(tmp_path, seed=3)
+    _read(frontal)
+    assert len(_make()) == 2
+    assert {lateral, frontal} < _referred_to()
+    assert "Not assessed, because the view is lateral" in _newest_sr().to_json()
+
+
+def test_an_image_that_waits_for_the_network_is_left_to_the_next_revision(
+    database_url: str, tmp_path: Path
+) -> None:
+    first, waiting = _receive(tmp_path, seed=1), _receive(tmp_path, seed=2)
+    _read(first)
+    _prepare(waiting)
+    _make()
+    assert first in _referred_to()
+    assert waiting not in _referred_to()
+
+
+def test_results_go_wherever_the_rule_of_one_of_the_senders_says(
+    database_url: str, tmp_path: Path, hilum_env: SettingsChange
+) -> None:
+    places = [{"name": name, "ae_title": name, "host": "127.0.0.1", "port": 104} for name in ("A", "B", "C")]
+    rules = [{"ae_title": f"ROOM_{name}", "destinations": [name]} for name in ("A", "B", "C")]
+    hilum_env(destinations=places, senders=rules)
+    _read(_receive(tmp_path, seed=1, sender_ae="ROOM_B"))
+    _read(_receive(tmp_path, seed=2, sender_ae="ROOM_A"))
+    _make()
+    assert _destinations() == ["A", "B"]
+    _refuse(_receive(tmp_path, seed=3, sender_ae="ROOM_C"))
+    assert len(_make()) == 1
+    assert _destinations() == ["A", "B", "C"]
+
+
+def _receive(folder: Path, *, seed: int, sender_ae: str = "MODALITY") -> str:
+    """A radiograph of the study, which has still to be prepared."""
     file = folder / "sent.dcm"
-    ds = phantom(1, "Normal", rows=60, columns=50, study_uid=RECEIVED.study_uid, view_position="LL")
+    ds = phantom(seed, "Normal", rows=60, columns=50, study_uid=RECEIVED.study_uid)
     ds.save_as(file, enforce_file_format=True)
-    receive(uid=ds.SOPInstanceUID, path=Store(settings().store).place(file, INSTANCES, ds.SOPInstanceUID))
+    path = Store(settings().store).place(file, INSTANCES, ds.SOPInstanceUID)
+    receive(uid=ds.SOPInstanceUID, path=path, sender_ae=sender_ae)
+    return str(ds.SOPInstanceUID)
+
+
+def _refuse(uid: str) -> None:
     with transaction() as session:
-        prepared = Preparation(ds.SOPInstanceUID, "LATERAL", not_assessed_because="the view is lateral")
-        studies.save_preparations(session, [prepared])
+        lateral = Preparation(uid, "LATERAL", not_assessed_because="the view is lateral")
+        studies.save_preparations(session, [lateral])
+
+
+def _prepare(uid: str) -> None:
+    store = Store(settings().store)
+    folder = store.folder(PREPARED, uid)
+    Image.new("L", (50, 60)).save(store.path(folder) / report.DISPLAY_FILE)
+    with transaction() as session:
+        studies.save_preparations(session, [Preparation(uid, "PA", folder, pixel_hash=uid)])
+
+
+def _read(uid: str) -> None:
+    _prepare(uid)
+    said = Read(uid, uid, "Normal", {"Normal": 1.0}, ood=0.0, heat=[[0.0] * 7] * 7)
+    with transaction() as session:
+        findings.note_network(session, digest="d" * 64, version="first", manifest={})
+        findings.save(session, [said], network_digest="d" * 64, preprocessing="p")
+
+
+def _make() -> list[Report]:
+    """Do the work of the report, and return all of the study."""
+    with transaction() as session:
         jobs.want(session, REPORT, RECEIVED.study_uid, study_uid=RECEIVED.study_uid)
+    held = claim(REPORT, RECEIVED.study_uid)
+    assert held is not None
+    report._report(held)
+    with transaction() as session:
+        return reports.of_study(session, RECEIVED.study_uid)
+
+
+def _newest_sr() -> Dataset:
+    with transaction() as session:
+        newest = reports.latest(session, RECEIVED.study_uid)
+        assert newest is not None
+        [path] = [each.path for each in newest.objects if each.kind == ObjectKind.SR]
+    return dcmread(Store(settings().store).path(path))
+
+
+def _referred_to() -> set[str]:
+    [study] = _newest_sr().CurrentRequestedProcedureEvidenceSequence
+    return {
+        each.ReferencedSOPInstanceUID
+        for series in study.ReferencedSeriesSequence
+        for each in series.ReferencedSOPSequence
+    }
+
+
+def _destinations() -> list[str]:
+    with transaction() as session:
+        return sorted(each.destination for each in reports.deliveries(session, RECEIVED.study_uid))
+
+
+def _state() -> StudyState:
+    with transaction() as session:
+        return session.get_one(Study, RECEIVED.study_uid).state
 
 
 def _files() -> list[Path]:

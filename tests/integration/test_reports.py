@@ -70,6 +70,17 @@ def test_a_former_report_that_arrives_late_delivers_nothing(session: Session) ->
     assert state_of_study(session) == StudyState.RECEIVED
 
 
+def test_how_far_a_study_has_come_is_told_by_its_newest_report_alone(session: Session) -> None:
+    former = add(session, 1)
+    reports.note_error(session, reports.send_to(session, former, ARCHIVE).id, "will not", refused=True)
+    newest = add(session, 2)
+    assert reports.reached(session, newest) == StudyState.REPORTED, "it goes nowhere"
+    delivery = reports.send_to(session, newest, ARCHIVE)
+    assert reports.reached(session, newest) == StudyState.REPORTED
+    reports.note_final(session, delivery.id)
+    assert reports.reached(session, newest) == StudyState.DELIVERED
+
+
 def test_a_delivery_is_waiting_sent_and_final_in_turn(session: Session) -> None:
     delivery = reports.send_to(session, add(session), ARCHIVE)
     assert reports.waiting_at(session, ARCHIVE) == [delivery.id]

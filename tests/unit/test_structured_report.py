@@ -16,7 +16,12 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
 
 from hilum import __version__
 from hilum.uids import is_uid
@@ -133,6 +138,14 @@ def test_a_report_without_an_assessed_image_gives_every_reason(
     ]
     assert named(report, "125007") == []
     assert errors_of(report) == []
+
+
+def test_patient_and_study_are_an_assessed_images_else_those_of_a_radiograph() -> None:
+    capture = not_assessed(header("1.2.1", SOPClassUID=SecondaryCaptureImageStorage, PatientID="of others"))
+    lateral = not_assessed(header("1.2.2", PatientID="lateral"))
+    frontal = assessed(header("1.2.3", PatientID="frontal"))
+    assert structured_report(result(capture, lateral, frontal)).PatientID == "frontal"
+    assert structured_report(replace(result(capture, lateral), network=None)).PatientID == "lateral"
 
 
 def test_dsrdump_reads_it_as_a_comprehensive_3d_sr(tmp_path: Path) -> None:
