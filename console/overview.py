@@ -55,18 +55,17 @@ def workers() -> dict[str, Replies] | None:
     active = ask("active")
     if active is None:
         return None
-    # the training worker has no such command, and would log the question as an error
-    networks = ask("network", [name for name in active if not name.startswith("training@")]) or {}
+    networks = ask("network") or {}
     return {
         name: {"at work on": len(tasks), "network": networks.get(name)}
         for name, tasks in sorted(active.items())
     }
 
 
-def ask(command: str, workers: list[str] | None = None) -> Replies | None:
+def ask(command: str) -> Replies | None:
     """Worker -> its answer to an inspect command; None when none answers in time or the broker is away."""
     try:
-        answers = app.control.broadcast(command, reply=True, timeout=ANSWER_WITHIN_S, destination=workers)
+        answers = app.control.broadcast(command, reply=True, timeout=ANSWER_WITHIN_S)
     except (OperationalError, RedisError, OSError):
         return None
     merged = {name: answer for each in answers or [] for name, answer in each.items()}

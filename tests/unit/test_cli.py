@@ -286,10 +286,10 @@ def test_nobody_waits_for_the_broker_that_status_asks(
     asked = []
     ask = overview.ask
 
-    def asks(command: str, workers: list[str] | None = None) -> overview.Replies | None:
+    def asks(command: str) -> overview.Replies | None:
         require_no_lock(lite)
         asked.append(command)
-        return ask(command, workers)
+        return ask(command)
 
     monkeypatch.setattr(overview, "ask", asks)
     run("status")
