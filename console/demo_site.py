@@ -19,6 +19,7 @@ from console.overview import ask
 from console.scu import Peer
 from console.up import child_process, stop_process
 from hilum.errors import HilumError, PacsUnavailable
+from hilum.process import OWNER_ALONE
 from hilum.settings import CONFIG_VARIABLE, settings
 
 CALLING_AE_TITLE = "HILUM-DEMO"
@@ -59,6 +60,7 @@ class Site:
 
 def configured() -> Site:
     """Put the demo's own configuration in force, here and for every process started from here."""
+    os.umask(OWNER_ALONE)
     folder = Path(os.environ.get("HILUM_DATA_DIR") or _default_folder()).resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in _OF_ANOTHER_SITE:

@@ -17,6 +17,7 @@ from typing import IO
 from console.programs import Program, programs
 from db import schema
 from hilum.errors import SettingsError
+from hilum.process import OWNER_ALONE
 from hilum.settings import Settings
 
 READY_WITHIN_S = 15
@@ -38,6 +39,7 @@ def up(settings: Settings, out: IO[str]) -> None:
     SettingsError
         If another `up` holds the data folder, or the listener's port is taken.
     """
+    os.umask(OWNER_ALONE)
     with locked(settings.data_dir):
         _require_free_port(settings.listener_host, settings.listener_port)
         schema.upgrade(settings.database)
@@ -289,7 +291,7 @@ class Log:
                 lines = [bytes(rest)] if rest else []
                 self._selector.unregister(key.fileobj)
                 key.fileobj.close()  # type: ignore[union-attr]
-            for line in lines:
+            for line in filter(lambda line: line.strip(), lines):  # Celery parts its words with empty ones
                 self._write(name, line.decode(errors="replace"))
 
     def say(self, line: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
@@ -15,6 +16,7 @@ from hilum.settings import settings
 
 BUSY_TIMEOUT_S = 30
 _BEGIN_TRIES = 4
+_COMMON: dict[str, Any] = {"max_overflow": 40, "hide_parameters": True}  # of errors, which end up in logs
 
 
 @contextmanager
@@ -36,10 +38,11 @@ def engine(url: str) -> Engine:
 def _engine(url: str, pid: int) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_recycle=1800, max_overflow=40)
+        return create_engine(parsed, pool_pre_ping=True, pool_recycle=1800, **_COMMON)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lite = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, max_overflow=40)
+        Path(parsed.database).touch(mode=0o600)  # SQLite would let others read it
+    lite = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, **_COMMON)
     event.listen(lite, "connect", _set_pragmas)
     event.listen(lite, "begin", _begin_immediate)
     return lite

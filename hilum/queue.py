@@ -1,14 +1,17 @@
 """The Celery app, the names of its tasks and queues, and the bell."""
 
 import logging
+import warnings
 from itertools import chain
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 from kombu.entity import Queue
 from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
 
+from hilum.process import begin
 from hilum.settings import settings
 
 log = logging.getLogger(__name__)
@@ -29,8 +32,6 @@ QUEUES: dict[str, tuple[str, ...]] = {
     TRAIN: ("training",),
 }
 """Kind of work -> its queues; of two, the first is for urgent studies."""
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 app = Celery("hilum")
 
@@ -61,9 +62,6 @@ def _configuration() -> dict[str, Any]:
         "task_create_missing_queues": False,
         "worker_prefetch_multiplier": 1,  # a held message is a study that waits
         "worker_send_task_events": False,
-        "worker_hijack_root_logger": True,
-        "worker_log_format": LOG_FORMAT,
-        "worker_task_log_format": LOG_FORMAT,
         "beat_schedule": {
             "sweep": {
                 "task": SWEEP,
@@ -76,6 +74,25 @@ def _configuration() -> dict[str, Any]:
 
 
 app.add_defaults(_configuration)
+
+
+@signals.celeryd_init.connect
+def _let_root_work(**said: object) -> None:
+    """Workers warn when root starts them, because of pickle; ours take nothing but JSON."""
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+
+
+@signals.setup_logging.connect
+def _begin(**said: object) -> None:
+    """Celery asks this of workers and beat, and leaves their logging to us."""
+    begin()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_tells_something)
+
+
+def _tells_something(record: logging.LogRecord) -> bool:
+    """Every sweep would be three lines of each log at INFO, for ever."""
+    return record.levelno != logging.INFO or SWEEP not in record.getMessage()
 
 
 def queue_of(kind: str, *, urgent: bool = False) -> str:

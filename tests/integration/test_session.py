@@ -6,12 +6,13 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
 from db import studies
 from db.schema import upgrade
 from db.session import engine, transaction
-from db.tables import Audit, Instance
+from db.tables import Audit, Instance, Study
 from tests.conftest import SettingsChange
 from tests.integration.examples import STUDY, an_object
 
@@ -71,6 +72,20 @@ def test_sqlite_keeps_what_was_committed_even_when_the_power_fails(lite: Path) -
         assert session.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
         assert session.execute(text("PRAGMA synchronous")).scalar_one() == full
         assert session.execute(text("PRAGMA foreign_keys")).scalar_one() == 1
+
+
+def test_a_sqlite_database_is_for_its_owner_alone(lite: Path) -> None:
+    with transaction() as session:
+        session.execute(text("SELECT 1"))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in lite.parent.glob("hilum.sqlite*")}
+    assert set(modes) > {"hilum.sqlite"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_an_error_of_the_database_does_not_quote_what_was_to_be_written(database_url: str) -> None:
+    with pytest.raises(IntegrityError) as caught, transaction() as session:
+        session.execute(insert(Study).values(study_uid="1.2", sender_ae=None, patient_name="DOE^JOHN"))
+    assert "[parameters:" not in str(caught.value)
 
 
 def test_a_transaction_holds_the_write_lock_from_its_beginning(lite: Path) -> None:

@@ -196,6 +196,19 @@ def test_all_of_hilum_starts_answers_and_stops(everything: Up, hilum_env: Settin
     assert not answers(ours.listener_port)
 
 
+def test_the_log_has_what_all_do_at_the_settings_level_and_no_noise(everything: Up) -> None:
+    wait_for(lambda: answering_workers() >= WORKERS, 120, "answers of all workers")
+    assert {name.partition("@")[0] for name in ask("network") or {}} >= WORKERS
+    for name in WORKERS:
+        everything.wait_for_line(f"INFO celery.apps.worker: {name}@")
+    everything.wait_for_line("INFO celery.beat")
+    wait_for(lambda: all(each is not None for each in (ask("network") or {}).values()), 10, "all answers")
+    lines = everything.log.read_text().splitlines()
+    assert [line for line in lines if line.rstrip().endswith("|")] == []
+    noise = ("Warning: ", "ERROR", "Unknown", "worker.sweep")
+    assert [line for line in lines if any(word in line for word in noise)] == []
+
+
 def test_a_killed_broker_comes_back_and_workers_answer_again(everything: Up) -> None:
     wait_for(lambda: answering_workers() >= WORKERS, 120, "answers of all workers")
     [broker] = [pid for pid in descendants(everything.process.pid) if "valkey" in command_of(pid)]
