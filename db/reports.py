@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, String, cast, func, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import from_now, now
+from db.jobs import lock_study
 from db.studies import reach
 from db.tables import Circuit, Delivery, DeliveryState, ObjectKind, Report, ReportObject, StudyState
 from db.upsert import insert
@@ -79,21 +80,23 @@ def deliveries(session: Session, study_uid: str) -> list[Delivery]:
 
 def note_sent(session: Session, delivery_id: int) -> None:
     """Write down that every object was answered with Success."""
-    session.execute(
-        update(Delivery)
-        .where(Delivery.id == delivery_id)
-        .values(state=DeliveryState.SENT, sent_at=now(), error=None)
-    )
+    _note_try(session, delivery_id, state=DeliveryState.SENT, sent_at=now(), error=None)
+
+
+def note_try(session: Session, delivery_id: int, because: str) -> None:
+    """Write down that the destination answers, and why the delivery is not final all the same."""
+    _note_try(session, delivery_id, error=because)
 
 
 def note_final(session: Session, delivery_id: int) -> None:
     """Write down that the destination has the report; the study is delivered when all have its newest."""
+    report = session.get_one(Delivery, delivery_id).report
+    lock_study(session, report.study_uid)  # else two destinations at once would each take the other for open
     session.execute(
         update(Delivery)
         .where(Delivery.id == delivery_id)
         .values(state=DeliveryState.FINAL, final_at=now(), error=None)
     )
-    report = session.get_one(Delivery, delivery_id).report
     if latest(session, report.study_uid) is report and reached(session, report) == StudyState.DELIVERED:
         reach(session, report.study_uid, StudyState.DELIVERED)
 
@@ -102,7 +105,7 @@ def note_error(session: Session, delivery_id: int, error: str, *, refused: bool 
     """Write down why a delivery has not succeeded, for good when it was refused."""
     values: dict[str, object] = {"error": error}
     if refused:
-        values["state"] = DeliveryState.REFUSED
+        values |= {"state": DeliveryState.REFUSED, "tries": 0}
     session.execute(update(Delivery).where(Delivery.id == delivery_id).values(**values))
 
 
@@ -116,13 +119,12 @@ def counts(session: Session) -> list[tuple[str, DeliveryState, int]]:
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def waiting_at(session: Session, destination: str) -> list[int]:
-    """Numbers of the deliveries that a destination has not got yet."""
-    query = select(Delivery.id).where(
+def waiting_at(destination: str) -> Select[str]:
+    """The subjects of the work for what a destination has not got yet: a query, since it may be very many."""
+    return select(cast(Delivery.id, String)).where(
         Delivery.destination == destination,
         Delivery.state.in_([DeliveryState.WAITING, DeliveryState.SENT]),
     )
-    return list(session.scalars(query))
 
 
 def circuits(session: Session) -> list[Circuit]:
@@ -162,6 +164,12 @@ def close_circuit(session: Session, destination: str) -> bool:
         .values(failures=0, open_until=None, error=None)
     )
     return bool(session.execute(was_away).rowcount)  # type: ignore[attr-defined]
+
+
+def _note_try(session: Session, delivery_id: int, **values: object) -> None:
+    session.execute(
+        update(Delivery).where(Delivery.id == delivery_id).values(tries=Delivery.tries + 1, **values)
+    )
 
 
 def reached(session: Session, newest: Report) -> StudyState:

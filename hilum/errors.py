@@ -29,6 +29,18 @@ class RefusedByPacs(HilumError):
     """The PACS administrator or ours must act: the destination will not have our objects as they are."""
 
 
+class FailedAtPacs(HilumError):
+    """Nobody must act yet: the destination is there, but failed at an object of ours; we try again."""
+
+
+class NotUnderstoodByPacs(FailedAtPacs):
+    """Likewise, a limited number of times; then the PACS administrator or ours must act."""
+
+
+class MachineAtFault(HilumError):
+    """The operator must mend this machine: its engine or decoder fails at any study; we try again."""
+
+
 class StoreFull(HilumError):
     """The operator must make room: the file system of the store is at its watermark."""
 

@@ -6,20 +6,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery.signals import worker_process_shutdown
+from sqlalchemy.orm import Session
 
 from db import jobs, reports
 from db.jobs import Claim
 from db.session import transaction
 from db.tables import DeliveryState
-from hilum.errors import PacsUnavailable, RefusedByPacs
+from hilum.errors import FailedAtPacs, NotUnderstoodByPacs, PacsUnavailable, RefusedByPacs
 from hilum.queue import DELIVER, app
 from hilum.settings import Destination, settings
 from hilum.store import Store
 from worker.pacs import Pacs, Sent
 from worker.work import Bell, work_on
 
-CHECKS_BEFORE_RESENDING = 4
-"""How often C-FIND may miss an object that was answered with Success before it is sent again."""
+TRIES_BETWEEN_SENDINGS = 4
+"""What was answered with Success, but C-FIND does not show, is sent again at each fourth try."""
+MOST_TRIES = 10
+"""How often a destination may say that it cannot understand us: about a quarter of an hour, by the pauses."""
 
 _kept: dict[tuple[int, Destination], Pacs] = {}
 
@@ -33,7 +36,12 @@ class _Parcel:
     destination: str
     objects: Sequence[Sent]
     was_sent: bool
+    tries: int
     left_alone_s: float
+
+    @property
+    def is_to_be_sent(self) -> bool:
+        return not self.was_sent or (self.tries > 0 and self.tries % TRIES_BETWEEN_SENDINGS == 0)
 
 
 @app.task(name=DELIVER)
@@ -52,16 +60,21 @@ def _deliver(claim: Claim) -> Sequence[Bell]:
         because = f"there is no destination {parcel.destination!r} in the settings; put it back, then replay"
         return _refused(claim, parcel, because)
     if parcel.left_alone_s:
-        return _put_off(claim, parcel.left_alone_s, f"{parcel.destination} is away; left alone for a while")
+        return _left_alone(claim, parcel)
+    bells: list[Bell] = []
     try:
-        missing = _send(destination, parcel, resend=claim.attempts >= CHECKS_BEFORE_RESENDING)
+        if parcel.is_to_be_sent:
+            _pacs(destination).store(parcel.objects)
+            bells += _sent(parcel)
+        missing = _missing(destination, parcel)
+        bells += _not_found_yet(claim, parcel, missing) if missing else _final(claim, parcel)
     except PacsUnavailable as error:
-        return _is_away(claim, parcel, error)
+        bells += _is_away(claim, parcel, error)
+    except FailedAtPacs as error:
+        bells += _failed_there(claim, parcel, error)
     except RefusedByPacs as error:
-        return _refused(claim, parcel, str(error))
-    if missing:
-        return _not_found_yet(claim, parcel, missing)
-    return _final(claim, parcel)
+        bells += _refused(claim, parcel, str(error))
+    return bells
 
 
 def _parcel(delivery_id: int) -> _Parcel:
@@ -73,41 +86,59 @@ def _parcel(delivery_id: int) -> _Parcel:
             study_uid=delivery.report.study_uid,
             destination=delivery.destination,
             objects=[
-                Sent(each.uid, each.sop_class_uid, store.path(each.path)) for each in delivery.report.objects
+                Sent(each.uid, each.series_uid, each.sop_class_uid, store.path(each.path))
+                for each in delivery.report.objects
             ],
             was_sent=delivery.state == DeliveryState.SENT,
+            tries=delivery.tries,
             left_alone_s=reports.open_for_s(session, delivery.destination),
         )
 
 
-def _send(destination: Destination, parcel: _Parcel, *, resend: bool) -> set[str]:
-    """Send what is not sent, and return the UIDs that the destination's rule does not find there yet."""
-    pacs = _pacs(destination)
-    if resend or not parcel.was_sent:
-        pacs.store(parcel.objects)
-    if destination.final_when == "success":
-        return set()
-    return pacs.missing(parcel.study_uid, [each.uid for each in parcel.objects])
+def _missing(destination: Destination, parcel: _Parcel) -> set[str]:
+    """The UIDs that the destination's rule does not find there yet."""
+    return (
+        set()
+        if destination.final_when == "success"
+        else _pacs(destination).missing(parcel.study_uid, parcel.objects)
+    )
+
+
+def _sent(parcel: _Parcel) -> list[Bell]:
+    """Keep at once that it was sent, so that it is not sent again should anything fail after this."""
+    with transaction() as session:
+        reports.note_sent(session, parcel.id)
+        return _it_answers(session, parcel)
 
 
 def _final(claim: Claim, parcel: _Parcel) -> list[Bell]:
     with transaction() as session:
         reports.note_final(session, parcel.id)
-        was_away = reports.close_circuit(session, parcel.destination)
-        waiting = [str(each) for each in reports.waiting_at(session, parcel.destination)] if was_away else []
-        jobs.finish(session, claim)
-        jobs.hurry(session, DELIVER, waiting)
-    return [Bell(DELIVER, each) for each in waiting]
+        bells = _it_answers(session, parcel)
+        if jobs.finish(session, claim):
+            bells.append(Bell(DELIVER, claim.subject, claim.urgent))
+    return bells
 
 
 def _not_found_yet(claim: Claim, parcel: _Parcel, missing: set[str]) -> list[Bell]:
     because = f"{parcel.destination} answered Success, but C-FIND does not show {len(missing)} of the objects"
-    pause_s = min(2.0 ** min(claim.attempts, 20), settings().longest_pause_s)
+    return _tried_again(claim, parcel, because)
+
+
+def _failed_there(claim: Claim, parcel: _Parcel, error: FailedAtPacs) -> list[Bell]:
+    if isinstance(error, NotUnderstoodByPacs) and parcel.tries + 1 >= MOST_TRIES:
+        return _refused(claim, parcel, str(error))
+    return _tried_again(claim, parcel, str(error))
+
+
+def _tried_again(claim: Claim, parcel: _Parcel, because: str) -> list[Bell]:
+    """Try again after a pause that grows with the tries at this report, not with the outages before them."""
+    pause_s = min(2.0 ** min(parcel.tries, 20), settings().longest_pause_s)
     with transaction() as session:
-        reports.note_sent(session, parcel.id)
-        reports.note_error(session, parcel.id, because)
+        reports.note_try(session, parcel.id, because)
+        bells = _it_answers(session, parcel)
         jobs.put_off(session, claim, pause_s=pause_s, because=because)
-    return []
+    return bells
 
 
 def _is_away(claim: Claim, parcel: _Parcel, error: PacsUnavailable) -> list[Bell]:
@@ -120,17 +151,27 @@ def _is_away(claim: Claim, parcel: _Parcel, error: PacsUnavailable) -> list[Bell
     return []
 
 
-def _put_off(claim: Claim, pause_s: float, because: str) -> list[Bell]:
+def _left_alone(claim: Claim, parcel: _Parcel) -> list[Bell]:
+    because = f"{parcel.destination} is away; left alone for a while"
     with transaction() as session:
-        jobs.put_off(session, claim, pause_s=pause_s, because=because)
+        jobs.put_off(session, claim, pause_s=parcel.left_alone_s, because=because)
     return []
 
 
 def _refused(claim: Claim, parcel: _Parcel, because: str) -> list[Bell]:
     with transaction() as session:
         reports.note_error(session, parcel.id, because, refused=True)
+        bells = _it_answers(session, parcel)
         jobs.give_up(session, claim, because=because)
-    return []
+    return bells
+
+
+def _it_answers(session: Session, parcel: _Parcel) -> list[Bell]:
+    """When the destination was away until now, let all that waits for it go on at once."""
+    if not reports.close_circuit(session, parcel.destination):
+        return []
+    hurried = jobs.hurry(session, DELIVER, reports.waiting_at(parcel.destination))
+    return [Bell(kind, subject, urgent) for kind, subject, urgent in hurried]
 
 
 def _pacs(destination: Destination) -> Pacs:

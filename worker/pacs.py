@@ -14,11 +14,11 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Comprehensive3DSRStorage,
     SecondaryCaptureImageStorage,
-    StudyRootQueryRetrieveInformationModelFind,
     Verification,
 )
 
-from hilum.errors import PacsUnavailable, RefusedByPacs
+from hilum import pacs
+from hilum.errors import FailedAtPacs, HilumError, NotUnderstoodByPacs, PacsUnavailable, RefusedByPacs
 from hilum.settings import Destination
 
 log = logging.getLogger(__name__)
@@ -30,18 +30,13 @@ ANSWER_TIMEOUT_S = 60
 KEPT_IDLE_S = 10
 """Seconds an association without work is kept."""
 
-# C-STORE statuses, PS3.4 B.2.3; Success and Warnings (0xB000, 0xB006, 0xB007) mean that it is stored
-_SUCCESS = 0x0000
-_WARNINGS = range(0xB000, 0xC000)
-_OUT_OF_RESOURCES = range(0xA700, 0xA800)
-_PENDING = (0xFF00, 0xFF01)  # C-FIND, PS3.4 C.4.1.1.4
-
 
 @dataclass(frozen=True)
 class Sent:
     """One file to send, and what it is."""
 
     uid: str
+    series_uid: str
     sop_class_uid: str
     path: Path
 
@@ -58,12 +53,15 @@ class Pacs:
         threading.Thread(target=self._release_idle, name=f"idle {destination.name}", daemon=True).start()
 
     def store(self, objects: Sequence[Sent]) -> None:
-        """Send these objects; when this returns, each was answered with Success or a Warning.
+        """Send these objects; when this returns, the PACS has said of each that it is stored.
 
         Raises
         ------
         PacsUnavailable
             When the PACS is away, slow, aborts or has no room: trying again may help.
+        FailedAtPacs
+            When it fails at an object (NotUnderstoodByPacs: says that it cannot understand it). Some
+            PACS say so of faults that pass, too.
         RefusedByPacs
             When it will not have them: trying again cannot help until somebody changes something.
         """
@@ -72,21 +70,27 @@ class Pacs:
                 self._store_one(each)
                 self._used_at = time.monotonic()
 
-    def missing(self, study_uid: str, uids: Sequence[str]) -> set[str]:
-        """Which of these SOP Instance UIDs the PACS does not find in the study, by C-FIND at IMAGE level.
+    def missing(self, study_uid: str, objects: Sequence[Sent]) -> set[str]:
+        """SOP Instance UIDs of those of these objects that the PACS does not find in the study, by C-FIND.
 
         Raises PacsUnavailable when it does not answer, RefusedByPacs when it does not do C-FIND.
         """
+        series_uids = dict.fromkeys(each.series_uid for each in objects)
         with self._lock:
-            found = self._find(study_uid)
+            assoc = self._established()
+            try:
+                found = pacs.instances_found(assoc, study_uid, series_uids)
+            except PacsUnavailable:
+                self._drop()
+                raise
             self._used_at = time.monotonic()
-        return set(uids) - found
+        return {each.uid for each in objects} - found
 
     def echo(self) -> None:
         """Ask whether the PACS is there (C-ECHO). Raises PacsUnavailable or RefusedByPacs."""
         with self._lock:
             status = self._established().send_c_echo()
-            if not status or status.Status != _SUCCESS:
+            if not status or status.Status != pacs.SUCCESS:
                 self._drop()
                 raise PacsUnavailable(f"{self._name} did not answer C-ECHO with Success")
 
@@ -111,35 +115,19 @@ class Pacs:
         if not status:
             self._drop()
             raise PacsUnavailable(f"{self._name} did not answer C-STORE")
-        code = int(status.Status)
-        if code == _SUCCESS or code in _WARNINGS:
-            return
-        comment = status.get("ErrorComment", "")
-        if code in _OUT_OF_RESOURCES:
-            raise PacsUnavailable(f"{self._name} is out of resources (0x{code:04X}) {comment}".strip())
-        raise RefusedByPacs(f"{self._name} refused {each.uid} (0x{code:04X}) {comment}".strip())
+        if not pacs.is_stored(status.Status):
+            raise self._error(each, status)
 
-    def _find(self, study_uid: str) -> set[str]:
-        query = Dataset()
-        query.QueryRetrieveLevel = "IMAGE"
-        query.StudyInstanceUID = study_uid
-        query.SeriesInstanceUID = ""
-        query.SOPInstanceUID = ""
-        found = set()
-        try:
-            answers = self._established().send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
-            for status, identifier in answers:
-                if not status or int(status.Status) not in (*_PENDING, _SUCCESS):
-                    self._drop()
-                    raise PacsUnavailable(f"{self._name} did not answer C-FIND")
-                if identifier is not None:
-                    found.add(str(identifier.SOPInstanceUID))
-        except ValueError as error:
-            raise RefusedByPacs(f"{self._name} does not do C-FIND; set final_when to success") from error
-        except RuntimeError as error:
-            self._drop()
-            raise PacsUnavailable(f"{self._name} ended the association: {error}") from error
-        return found
+    def _error(self, each: Sent, status: Dataset) -> HilumError:
+        code = int(status.Status)
+        words = f"{each.uid} (0x{code:04X}) {status.get('ErrorComment', '')}".strip()
+        if code in pacs.OUT_OF_RESOURCES or code == pacs.RESOURCE_LIMITATION:
+            return PacsUnavailable(f"{self._name} is out of resources for {words}")
+        if code == pacs.PROCESSING_FAILURE:
+            return FailedAtPacs(f"{self._name} failed at {words}")
+        if code in pacs.CANNOT_UNDERSTAND:
+            return NotUnderstoodByPacs(f"{self._name} cannot understand {words}")
+        return RefusedByPacs(f"{self._name} refused {words}")
 
     def _established(self) -> Association:
         if self._assoc is not None and self._assoc.is_established:
@@ -150,9 +138,7 @@ class Pacs:
         ae.add_requested_context(Verification)
         for sop_class in (Comprehensive3DSRStorage, SecondaryCaptureImageStorage):
             ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
-        ae.add_requested_context(
-            StudyRootQueryRetrieveInformationModelFind, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-        )
+        ae.add_requested_context(pacs.FIND, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         place = self.destination
         assoc = ae.associate(place.host, place.port, ae_title=place.ae_title)
         if assoc.is_established:

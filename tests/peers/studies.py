@@ -46,7 +46,9 @@ def job(kind: str, subject: str) -> Job:
         return found
 
 
-def deliverable(content: bytes, *, uid: str, sop_class_uid: str, destination: str, kind: str) -> Delivery:
+def deliverable(
+    content: bytes, *, uid: str, sop_class_uid: str, series_uid: str, destination: str, kind: str
+) -> Delivery:
     """A report of the received study with one object, on its way to a destination."""
     path = Store(settings().store).write(content, REPORTS, uid)
     with transaction() as session:
@@ -56,7 +58,7 @@ def deliverable(content: bytes, *, uid: str, sop_class_uid: str, destination: st
             RECEIVED.study_uid,
             revision=1 if former is None else former.revision + 1,
             content_digest="c" * 64,
-            objects=[Rendered(uid, ObjectKind.SC, "1.2.3", sop_class_uid, path)],
+            objects=[Rendered(uid, ObjectKind.SC, series_uid, sop_class_uid, path)],
         )
         delivery = reports.send_to(session, report, destination)
         jobs.want(session, kind, str(delivery.id), study_uid=RECEIVED.study_uid)

@@ -1,0 +1,69 @@
+"""What a PACS is asked and what its answers mean, for all who talk to one."""
+
+from collections.abc import Iterable
+
+from pydicom import Dataset
+from pynetdicom.association import Association
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
+
+from hilum.errors import PacsUnavailable, RefusedByPacs
+
+FIND = StudyRootQueryRetrieveInformationModelFind
+SUCCESS = 0x0000
+PROCESSING_FAILURE = 0x0110
+DUPLICATE = 0x0111
+RESOURCE_LIMITATION = 0x0213
+OUT_OF_RESOURCES = range(0xA700, 0xA800)
+WARNINGS = range(0xB000, 0xC000)
+CANNOT_UNDERSTAND = range(0xC000, 0xD000)
+"""C-STORE statuses, PS3.4 B.2.3 and PS3.7 annex C."""
+_PENDING = (0xFF00, 0xFF01)  # C-FIND, PS3.4 C.4.1.1.4
+
+
+def is_stored(status: int) -> bool:
+    """Whether a C-STORE status says that the peer has the object: now, or from before."""
+    return status in (SUCCESS, DUPLICATE) or status in WARNINGS
+
+
+def series_found(assoc: Association, study_uid: str) -> set[str]:
+    """Series Instance UIDs that the peer has of a study, by C-FIND. Raises as `instances_found` does."""
+    return _values(assoc, "SERIES", "SeriesInstanceUID", StudyInstanceUID=study_uid)
+
+
+def instances_found(assoc: Association, study_uid: str, series_uids: Iterable[str]) -> set[str]:
+    """SOP Instance UIDs that the peer has in these series of a study, by a C-FIND for each.
+
+    To ask for all series at once would be a relational query, which must be negotiated (PS3.4 C.4.1).
+
+    Raises
+    ------
+    PacsUnavailable
+        If it does not answer with Success.
+    RefusedByPacs
+        If it does not do C-FIND.
+    """
+    found: set[str] = set()
+    for series_uid in series_uids:
+        keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
+        found |= _values(assoc, "IMAGE", "SOPInstanceUID", **keys)
+    return found
+
+
+def _values(assoc: Association, level: str, wanted: str, **keys: str) -> set[str]:
+    """The values of one attribute in all that the peer finds; what lacks it is passed over."""
+    query = Dataset()
+    query.QueryRetrieveLevel = level
+    for keyword, value in {**keys, wanted: ""}.items():
+        setattr(query, keyword, value)
+    peer = assoc.acceptor.ae_title
+    try:
+        answers = list(assoc.send_c_find(query, FIND))
+    except ValueError as error:
+        raise RefusedByPacs(f"{peer} does not do C-FIND; set final_when to success") from error
+    except RuntimeError as error:
+        raise PacsUnavailable(f"{peer} ended the association: {error}") from error
+    last = answers[-1][0] if answers else None
+    if not last or last.Status != SUCCESS:
+        raise PacsUnavailable(f"{peer} did not answer C-FIND with Success")
+    matches = [ds for status, ds in answers if ds is not None and status.Status in _PENDING]
+    return {str(ds.get(wanted, "")) for ds in matches} - {""}
