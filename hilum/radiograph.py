@@ -5,6 +5,7 @@ Training and inference both come through `network_input`, so that they cannot dr
 
 import hashlib
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -195,20 +196,18 @@ def _is_padding(ds: Dataset, values: Values) -> NDArray[np.bool_]:
 
 def _modality(ds: Dataset, values: Values) -> Values:
     """Modality LUT, else Rescale Slope and Intercept (PS3.3 C.11.1)."""
-    if ds.get("ModalityLUTSequence"):
-        looked_up = _look_up(ds, ds.ModalityLUTSequence[0], values)
-        if looked_up is not None:
-            return looked_up
+    table = _lut(ds, "ModalityLUTSequence", values)
+    if table is not None:
+        return table.look_up(values)
     slope = _number(ds, "RescaleSlope") or 1.0
     return values * slope + (_number(ds, "RescaleIntercept") or 0.0)
 
 
 def _voi(ds: Dataset, values: Values) -> Values | None:
     """The first VOI LUT, else the first window (PS3.3 C.11.2), as 0 to 1; None when neither is usable."""
-    if ds.get("VOILUTSequence"):
-        looked_up = _look_up(ds, ds.VOILUTSequence[0], values)
-        if looked_up is not None:
-            return _between(looked_up.min(), looked_up.max(), looked_up)
+    table = _lut(ds, "VOILUTSequence", values)
+    if table is not None:
+        return table.look_up(values) / table.white
     centre, width = _number(ds, "WindowCenter"), _number(ds, "WindowWidth")
     if centre is None or width is None or width <= 0:
         return None
@@ -225,8 +224,31 @@ def _windowed(values: Values, centre: float, width: float, function: str) -> Val
     return np.clip((values - centre) / width + 0.5, 0, 1)
 
 
-def _look_up(ds: Dataset, item: Dataset, values: Values) -> Values | None:
-    """Values through a LUT item (PS3.3 C.11.1.1); None when it is empty or shorter than it says."""
+@dataclass(frozen=True)
+class _Lut:
+    """A LUT item (PS3.3 C.11.1.1): the first value that is mapped, and what each from there on becomes."""
+
+    first: int
+    entries: Values
+
+    def look_up(self, values: Values) -> Values:
+        looked_up: Values = self.entries[
+            np.clip(np.rint(values) - self.first, 0, self.entries.size - 1).astype(np.intp)
+        ]
+        return looked_up
+
+    @property
+    def white(self) -> float:
+        """The top of the output range, 2^n - 1 (PS3.3 C.11.2.1.1).
+
+        n is as many bits as the largest entry needs: some files state more, and would be shown dark.
+        """
+        return 2.0 ** max(1, int(self.entries.max()).bit_length()) - 1
+
+
+def _lut(ds: Dataset, keyword: str, values: Values) -> _Lut | None:
+    """The sequence's first item, for these values; None when it is missing or shorter than it says."""
+    item = ds[keyword].value[0] if ds.get(keyword) else Dataset()
     if item.get("LUTDescriptor") is None or item.get("LUTData") is None:
         return None
     length, first, _ = (int(number) for number in item.LUTDescriptor)
@@ -234,10 +256,7 @@ def _look_up(ds: Dataset, item: Dataset, values: Values) -> Values | None:
     if first > 0x7FFF and values.min() < 0:
         first -= 2**16  # signed pixels, with a descriptor that was read as unsigned
     entries = _lut_entries(ds, item.LUTData, length)
-    if entries.size < length:
-        return None
-    looked_up: Values = entries[np.clip(np.rint(values) - first, 0, length - 1).astype(np.intp)]
-    return looked_up
+    return None if entries.size < length else _Lut(first, entries[:length])
 
 
 def _lut_entries(ds: Dataset, data: Any, length: int) -> Values:
@@ -252,10 +271,6 @@ def _lut_entries(ds: Dataset, data: Any, length: int) -> Values:
 def _stretched(values: Values, shown: Values) -> Values:
     """Values as 0 to 1, so that all but the outermost half percent of those shown are told apart."""
     low, high = np.percentile(shown, (0.5, 99.5)) if shown.size else (0.0, 1.0)
-    return _between(low, high, values)
-
-
-def _between(low: float, high: float, values: Values) -> Values:
     return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
 
 

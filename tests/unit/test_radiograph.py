@@ -91,6 +91,21 @@ def test_a_voi_lut_that_states_too_many_bits_is_not_shown_dark() -> None:
     assert to_display(ds).max() > 240
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_voi_lut_that_leaves_out_black_and_white_is_not_stretched(photometric: str) -> None:
+    entries = 1024 + np.arange(4096) // 2  # from a quarter to three quarters of 12 bits
+    ds = radiograph(VOILUTSequence=[lut(0, entries, bits=12)], PhotometricInterpretation=photometric)
+    shown = entries[SCATTER] / 4095
+    by_hand = (1 - shown if photometric == "MONOCHROME1" else shown) * 255
+    assert np.abs(to_display(ds) - by_hand).max() <= 1
+
+
+def test_all_of_a_voi_lut_counts_whatever_of_it_the_pixels_reach() -> None:
+    dark = lut(0, np.arange(4096) // 4, bits=12)
+    ds = radiograph(ModalityLUTSequence=[dark], VOILUTSequence=[lut(0, np.arange(4096), bits=12)])
+    assert np.abs(to_display(ds) - SCATTER // 4 / 4095 * 255).max() <= 1
+
+
 def test_a_voi_lut_that_is_too_short_counts_as_none() -> None:
     item = lut(0, np.arange(4096))
     item.LUTData = item.LUTData[:100]
