@@ -7,6 +7,7 @@ a row that names it is committed. Names come from a hash of the UID, never from 
 import hashlib
 import os
 import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -74,10 +75,18 @@ class Store:
     def sweep_aside(self, older_than_s: float = 3600) -> int:
         """Remove what crashes left aside and return how many files that were."""
         before = time.time() - older_than_s
-        left = [path for path in self.aside.iterdir() if path.is_file() and path.stat().st_mtime < before]
+        left = [path for path in self.aside.iterdir() if _is_older(path, before)]
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
+
+
+def _is_older(path: Path, moment_s: float) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False  # it has just been put into its place
+    return stat.S_ISREG(found.st_mode) and found.st_mtime < moment_s
 
 
 def _relative(kind: str, *names: str) -> str:

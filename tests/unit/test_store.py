@@ -1,6 +1,7 @@
 """The file store: whole files or none, under names that nobody else chose."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,34 @@ def test_a_store_below_its_watermark_says_what_to_do(store: Store) -> None:
     store.require_free(keep_free_mb=0)
     with pytest.raises(StoreFull, match=r"MB free and keeps \d+ MB: make room"):
         store.require_free(keep_free_mb=10**9)
+
+
+def test_a_folder_is_removed_with_what_it_holds(store: Store) -> None:
+    folder = store.path(store.folder(PREPARED, "1.2.3"))
+    (folder / "input.npy.aside").write_bytes(b"half")
+    store.remove_folder(PREPARED, "1.2.3")
+    store.remove_folder(PREPARED, "1.2.3")
+    assert not folder.exists()
+
+
+def test_what_is_put_into_its_place_meanwhile_does_not_stop_the_sweep(store: Store) -> None:
+    ended = threading.Event()
+
+    def receive() -> None:
+        for number in range(2000):
+            store.place(_empty(store.aside / str(number)), INSTANCES, "1.2.3")
+        ended.set()
+
+    listener = threading.Thread(target=receive)
+    listener.start()
+    while not ended.is_set():
+        assert store.sweep_aside(older_than_s=3600) == 0
+    listener.join()
+
+
+def _empty(path: Path) -> Path:
+    path.touch()
+    return path
 
 
 def test_only_what_a_crash_left_long_ago_is_swept(store: Store) -> None:
