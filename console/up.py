@@ -1,15 +1,13 @@
 """`hilum up`: all processes of one machine, restarted when they die, stopped in order, in one log."""
 
-import ctypes
 import fcntl
 import os
 import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -17,6 +15,7 @@ from typing import IO
 from console.programs import Program, programs
 from db import schema
 from hilum.errors import SettingsError
+from hilum.kernel import dying_with
 from hilum.process import OWNER_ALONE
 from hilum.settings import Settings
 
@@ -27,7 +26,6 @@ STEADY_AFTER_S = 30
 """A program that ran for as long starts without a pause again."""
 
 _TICK_S = 0.1
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
 
 
@@ -74,7 +72,7 @@ def child_process(argv: Sequence[str], output: int | IO[bytes]) -> subprocess.Po
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_die_with(os.getpid()),
+        preexec_fn=dying_with(os.getpid()),
         env={**os.environ, **calm, "PYTHONUNBUFFERED": "1"},
     )
 
@@ -87,19 +85,6 @@ def stop_process(process: subprocess.Popen[bytes], within_s: float) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _die_with(parent: int) -> Callable[[], None] | None:
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask_the_kernel() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died in between
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return ask_the_kernel
 
 
 def _require_free_port(host: str, port: int) -> None:

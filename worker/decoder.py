@@ -32,8 +32,6 @@ class Prepared:
     """A `worker.eligibility.View`; empty when the header does not tell."""
     pixel_hash: str
     """`hilum.radiograph.pixel_hash`; empty when nothing had to be decoded."""
-    rows: int
-    columns: int
 
 
 class Decoder:

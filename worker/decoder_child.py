@@ -3,13 +3,11 @@
 Started by `worker.decoder` only. Requests and answers are JSON, one a line, on stdin and stdout.
 """
 
-import ctypes
 import io
 import json
 import math
 import os
 import resource
-import signal
 import sys
 import warnings
 import zlib
@@ -26,6 +24,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from hilum import radiograph
 from hilum.errors import NotARadiograph, Undecodable
+from hilum.kernel import dying_with, fsync
 from worker import eligibility
 
 DISPLAY_SIDE = 1024
@@ -33,7 +32,6 @@ PIXELS_MB = 256
 """More pixels than this are not decoded, and a deflated file is not inflated further; a large
 radiograph has 40 MB."""
 _MB = 1_000_000
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LONGEST_REASON = 300
 _NICENESS = 5  # receiving comes before decoding
 
@@ -42,7 +40,7 @@ Answer = dict[str, Any]
 
 def main() -> None:
     memory_mb, parent = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
+    dying_with(parent)()  # no orphan goes on decoding
     _limit(memory_mb)
     warnings.simplefilter("ignore")
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -63,10 +61,16 @@ def answer(path: Path, out: Path) -> Answer:
     except MemoryError:
         return {"out_of_memory": True}
     except Undecodable as error:
-        return {"undecodable": " ".join(str(error).split())[:_LONGEST_REASON]}
+        return {"undecodable": _in_a_line(error)}
     except OSError as error:  # our own disk, not the sender's bytes
         return {"os_error": [error.errno, str(error)]}
     return {"prepared": facts}
+
+
+def _in_a_line(error: Exception) -> str:
+    """What an error says, without what a database or terminal chokes on: it may quote the file's bytes."""
+    printable = "".join(each if each.isprintable() else " " for each in str(error))
+    return " ".join(printable.split())[:_LONGEST_REASON]
 
 
 def _read(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
@@ -82,7 +86,7 @@ def _read(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
 def _decoded(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
     _require_bounded(file)
     header = dcmread(file, stop_before_pixels=True)
-    facts = {"pixel_hash": "", "view": eligibility.view_of(header), "rows": 0, "columns": 0}
+    facts = {"pixel_hash": "", "view": eligibility.view_of(header)}
     because = eligibility.why_not_assessed(header)
     if because is not None:
         return facts | {"not_assessed_because": because}, None
@@ -92,9 +96,9 @@ def _decoded(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
     try:
         display = radiograph.to_display(ds)
     except NotARadiograph as error:
-        return facts | {"not_assessed_because": str(error)}, None
+        return facts | {"not_assessed_because": _in_a_line(error)}, None
     because = radiograph.looks_like_a_frontal_chest(display)
-    facts |= {"pixel_hash": radiograph.pixel_hash(ds), "rows": int(ds.Rows), "columns": int(ds.Columns)}
+    facts["pixel_hash"] = radiograph.pixel_hash(ds)
     return facts | {"not_assessed_because": because}, None if because else display
 
 
@@ -127,7 +131,7 @@ def _keep(display: NDArray[np.uint8], out: Path) -> None:
     picture = io.BytesIO()
     _shrunk(Image.fromarray(display)).save(picture, format="PNG", compress_level=3)
     _write(out / "display.png", picture.getvalue())
-    _fsync(out)
+    fsync(out)
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
@@ -140,24 +144,8 @@ def _shrunk(image: Image.Image) -> Image.Image:
 def _write(path: Path, content: bytes) -> None:
     aside = path.with_name(f"{path.name}.aside")  # one name, so that what a crash left is overwritten
     aside.write_bytes(content)
-    _fsync(aside)
+    fsync(aside)
     aside.replace(path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _die_with(parent: int) -> None:
-    """Ask Linux to kill this process when its parent dies, so that no orphan goes on decoding."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call
-        sys.exit(1)
 
 
 def _limit(memory_mb: int) -> None:

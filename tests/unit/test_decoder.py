@@ -78,7 +78,6 @@ def test_a_readable_chest_leaves_its_display_image_and_its_network_input(
     prepared = decoder.prepare(chest, tmp_path / "out")
     ds = dcmread(chest)
     assert (prepared.not_assessed_because, prepared.view) == (None, "PA")
-    assert (prepared.rows, prepared.columns) == (1300, 1100)
     assert prepared.pixel_hash == pixel_hash(ds)
     kept = np.load(tmp_path / "out" / "input.npy", allow_pickle=False)
     np.testing.assert_array_equal(kept, network_input(to_display(ds)))
@@ -118,6 +117,16 @@ def test_no_dicom_at_all_is_undecodable(decoder: Decoder, tmp_path: Path) -> Non
     (tmp_path / "letter.dcm").write_bytes(b"Dear radiologist, " * 100)
     with pytest.raises(Undecodable, match="cannot be read"):
         decoder.prepare(tmp_path / "letter.dcm", tmp_path / "out")
+
+
+def test_a_reason_holds_nothing_that_a_database_or_terminal_chokes_on(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    odd = save(radiograph(), tmp_path / "odd.dcm")
+    odd.write_bytes(odd.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10\x1b[2J\x001.2.1"))
+    with pytest.raises(Undecodable, match="Transfer Syntax") as caught:
+        decoder.prepare(odd, tmp_path / "out")
+    assert str(caught.value).isprintable()
 
 
 def test_a_missing_file_is_our_own_disks_fault(decoder: Decoder, tmp_path: Path) -> None:
@@ -233,7 +242,7 @@ def test_an_interrupted_wait_does_not_give_its_answer_to_the_next_image(
     finally:
         signal.signal(signal.SIGALRM, before)
     assert children_of(os.getpid()) == []
-    assert decoder.prepare(chest, tmp_path / "out").rows == 1300
+    assert decoder.prepare(chest, tmp_path / "out").pixel_hash == pixel_hash(dcmread(chest))
 
 
 def test_no_orphan_goes_on_reading_when_the_owner_is_killed(endless: Path, tmp_path: Path) -> None:
