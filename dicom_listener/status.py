@@ -9,7 +9,6 @@ OUT_OF_RESOURCES = 0xA700  # ours to fix: the sender should try again
 NOT_ITS_CLASS = 0xA900  # theirs to fix: the data set is of another SOP Class than the request says
 CANNOT_UNDERSTAND = 0xC000  # theirs to fix: sending it again cannot help
 OTHER_PIXELS = 0xC001  # theirs to look at: the UID is taken by another object
-_LONGEST_COMMENT = 64
 
 
 class Refused(HilumError):
@@ -24,5 +23,5 @@ def refusal(status: int, because: str) -> Dataset:
     """Return a failure's status and Error Comment (0000,0902), which many senders log; 64 characters fit."""
     answer = Dataset()
     answer.Status = status
-    answer.ErrorComment = because.encode("ascii", "replace").decode()[:_LONGEST_COMMENT]
+    answer.ErrorComment = because.encode("ascii", "replace").decode()[:64]  # LO, PS3.5 6.2
     return answer
