@@ -38,4 +38,7 @@ class Bells:
     def _ring_all(self) -> None:
         while (bell := self._waiting.get()) is not None:
             study_uid, urgent, countdown_s = bell
-            ring(PREPARE, study_uid, urgent=urgent, countdown_s=countdown_s)
+            try:
+                ring(PREPARE, study_uid, urgent=urgent, countdown_s=countdown_s)
+            except Exception:  # the border with the broker's client: no bell may silence those after it
+                log.exception("cannot ring for study %s; the sweep will", study_uid)

@@ -59,7 +59,9 @@ class Destination(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, description="the word it is called by in senders, tables and logs")
+    name: str = Field(
+        min_length=1, max_length=64, description="the word it is called by in senders, tables and logs"
+    )
     ae_title: AeTitle = Field(description="called AE title")
     host: str = Field(description="name or address")
     port: Port = Field(description="TCP port")

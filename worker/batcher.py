@@ -1,9 +1,11 @@
 """The micro-batcher: images of many studies, read together by one engine."""
 
+import logging
 import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -11,8 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.engine import Engine, Reading
+from hilum.errors import MachineAtFault
 
+FAILURES_BEFORE_RESTART = 5
 _REMEMBERED = 1000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -27,12 +33,15 @@ class Batcher:
     """Threads hand in images and wait; one thread runs the engine on what has gathered meanwhile.
 
     Nothing waits for a batch to fill: under load batches grow by themselves, and a single image is
-    read at once.
+    read at once. `restart` is called when the engine has failed five times in a row: what a broken
+    graphics driver has done to this process, only another process is free of.
     """
 
-    def __init__(self, engine: Engine, *, batch_images: int) -> None:
+    def __init__(self, engine: Engine, *, batch_images: int, restart: Callable[[], None]) -> None:
         self.engine = engine
         self._batch_images = batch_images
+        self._restart = restart
+        self._failures = 0
         self._asked: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
         self._held_over: _Asked | None = None
         self._sizes: deque[int] = deque(maxlen=_REMEMBERED)
@@ -43,7 +52,7 @@ class Batcher:
         """Return one reading, of a batch of one, for each (224, 224) uint8 image.
 
         `alone` keeps them out of the batches of others: their study has killed a worker before.
-        Raises what the engine raised.
+        Raises MachineAtFault when the engine fails: inputs are all alike to it, so no image is to blame.
         """
         asked = [_Asked(image, alone) for image in images]
         for each in asked:
@@ -86,13 +95,23 @@ class Batcher:
         try:
             together = self.engine.read(np.stack([each.image for each in batch]))
         except Exception as error:  # the engine's libraries can raise anything; each asker is told
-            for each in batch:
-                each.answer.set_exception(error)
+            self._fail(batch, error)
             return
+        self._failures = 0
         self._sizes.append(len(batch))
         for index, each in enumerate(batch):
             self._waits_s.append(time.monotonic() - each.at)
             each.answer.set_result(_one_of(together, index))
+
+    def _fail(self, batch: list[_Asked], error: Exception) -> None:
+        log.error("the engine failed at a batch of %d", len(batch), exc_info=error)
+        for each in batch:
+            words = f"the engine fails: {type(error).__name__}: {error}"
+            each.answer.set_exception(MachineAtFault(words))
+        self._failures += 1
+        if self._failures == FAILURES_BEFORE_RESTART:
+            log.error("the engine failed %d times in a row; this process ends", self._failures)
+            self._restart()
 
 
 def _one_of(together: Reading, index: int) -> Reading:

@@ -16,7 +16,7 @@ from db.jobs import Claim
 from db.session import transaction
 from db.tables import Instance, StudyState
 from hilum.engine import Reading
-from hilum.errors import NetworkError, Undecodable
+from hilum.errors import HilumError, Undecodable
 from hilum.gradcam import heat_map
 from hilum.queue import CLASSIFY, QUEUES, REPORT, app
 from hilum.radiograph import INPUT_SIZE
@@ -28,7 +28,6 @@ from worker.work import Bell, work_on
 log = logging.getLogger(__name__)
 
 INPUT_FILE = "input.npy"
-_WITHOUT_NETWORK_S = 30.0
 
 
 @app.task(name=CLASSIFY)
@@ -38,14 +37,7 @@ def classify_study(study_uid: str) -> None:
 
 
 def _classify(claim: Claim) -> Sequence[Bell]:
-    try:
-        with_network = reader()
-    except NetworkError as error:
-        # the operator must mend it, and no study shall count as failed meanwhile
-        log.error("cannot load the network: %s", error)
-        with transaction() as session:
-            jobs.put_off(session, claim, pause_s=_WITHOUT_NETWORK_S, because=str(error))
-        return ()
+    with_network = reader()
     artefact = with_network.artefact
     with transaction() as session:
         findings.note_network(
@@ -104,5 +96,5 @@ def _load_early(sender: Any, **_: Any) -> None:
 def _load() -> None:
     try:
         log.info("the network is loaded: %s", reader().artefact.version)
-    except NetworkError as error:
+    except (HilumError, OSError) as error:  # each study will say so, too
         log.error("cannot load the network: %s", error)

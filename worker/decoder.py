@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, cast
 
-from hilum.errors import HilumError, Undecodable
+from hilum.errors import MachineAtFault, Undecodable
 
 _START_S = 60  # imports on a busy machine
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")  # and no passwords
@@ -136,7 +136,7 @@ def _start(memory_mb: int) -> subprocess.Popen[bytes]:
     except (EOFError, TimeoutError) as error:
         process.kill()
         process.communicate()
-        raise HilumError("the decoder does not start: its own words stand in the log above") from error
+        raise MachineAtFault("the decoder does not start: its own words stand in the log above") from error
     return process
 
 

@@ -140,7 +140,10 @@ class Pacs:
             ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
         ae.add_requested_context(pacs.FIND, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         place = self.destination
-        assoc = ae.associate(place.host, place.port, ae_title=place.ae_title)
+        try:
+            assoc = ae.associate(place.host, place.port, ae_title=place.ae_title)
+        except OSError as error:  # its name is not known, now
+            raise PacsUnavailable(f"{self._name} cannot be called: {error}") from error
         if assoc.is_established:
             self._assoc = assoc
             return assoc

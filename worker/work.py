@@ -1,6 +1,5 @@
 """What all tasks share: claim the work, keep its lease, do it, and ring for what follows."""
 
-import errno
 import logging
 import os
 import threading
@@ -8,20 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from db import jobs
 from db.jobs import Claim
 from db.session import transaction
-from hilum.errors import HilumError, LeaseLost
+from hilum.errors import HilumError, LeaseLost, MachineAtFault, NetworkError
 from hilum.queue import ring
 from hilum.settings import settings
 
 log = logging.getLogger(__name__)
 
-LONGEST_HOLD_UP = 4
-"""Work that waits for the operator's machine is tried again after 2 s, 4 s, ... 2 to this power."""
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+HELD_UP_S = 10.0
+"""Pause of work that waits for the operator's machine."""
+_PASSING = (MachineAtFault, NetworkError, OperationalError, InterfaceError, PoolTimeout)
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,16 @@ def work_on(kind: str, subject: str, steps: Callable[[Claim], Sequence[Bell]]) -
 
     The steps end with one transaction for their result, the end of the job and the next job, and
     return whom to ring after it. When they raise, the work is tried again later, and shown to
-    people when it raised too often; a full disk or a database that is away is not held against it.
+    people when it raised too often; what the machine is to blame for is not held against it.
     """
     with transaction() as session:
         claim = jobs.claim(session, kind, subject, lease_s=settings().lease_s)
         early_by_s = None if claim else jobs.too_early_by_s(session, kind, subject)
         if early_by_s is not None:
-            jobs.note_bell(session, kind, subject, rings_in_s=early_by_s)
-    if claim is None:
-        if early_by_s is not None:
-            ring(kind, subject, countdown_s=early_by_s + 0.05)
-        return
-    for bell in _do(claim, steps):
+            urgent = jobs.note_bell(session, kind, subject, rings_in_s=early_by_s)
+    if early_by_s is not None:
+        ring(kind, subject, urgent=urgent, countdown_s=early_by_s + 0.05)
+    for bell in _do(claim, steps) if claim else ():
         ring(bell.kind, bell.subject, urgent=bell.urgent)
 
 
@@ -61,7 +59,6 @@ def _do(claim: Claim, steps: Callable[[Claim], Sequence[Bell]]) -> Sequence[Bell
     except LeaseLost as error:
         log.warning("%s", error)
     except Exception as error:  # whatever a study brings must not stop the others; it is counted and shown
-        log.exception("%s of %s failed", claim.kind, claim.subject)
         _note_failure(claim, error)
     finally:
         leases.drop(claim)
@@ -70,22 +67,29 @@ def _do(claim: Claim, steps: Callable[[Claim], Sequence[Bell]]) -> Sequence[Bell
 
 def _note_failure(claim: Claim, error: Exception) -> None:
     because = str(error) if isinstance(error, HilumError) else f"{type(error).__name__}: {error}"
+    is_passing = _is_passing(error)
+    if is_passing:
+        log.error("%s of %s is held up: %s", claim.kind, claim.subject, because)
+    else:
+        log.error("%s of %s failed", claim.kind, claim.subject, exc_info=error)
     try:
         with transaction() as session:
-            if _is_passing(error):
-                pause_s = 2.0 ** min(claim.attempts + 1, LONGEST_HOLD_UP)
-                jobs.put_off(session, claim, pause_s=pause_s, because=because[:2000])
+            if is_passing:
+                jobs.put_off(session, claim, pause_s=HELD_UP_S, because=because)
             else:
-                jobs.fail(session, claim, because=because[:2000])
+                jobs.fail(session, claim, because=because)
     except LeaseLost as lost:
         log.warning("%s", lost)
-    except DBAPIError:
+    except SQLAlchemyError:
         log.exception("the database is away; the lease of %s runs out and the sweep frees it", claim.subject)
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether the machine is to blame and no study: its disk is full, or its database was away."""
-    return isinstance(error, OperationalError) or (isinstance(error, OSError) and error.errno in _DISK_FULL)
+    """Whether the machine is to blame and no study: its engine, its disk or its database.
+
+    The only files that work opens are our own; an OSError without a number is a parser's, of what is in one.
+    """
+    return isinstance(error, _PASSING) or (isinstance(error, OSError) and error.errno is not None)
 
 
 class _Leases:
@@ -113,8 +117,8 @@ class _Leases:
                 if held:
                     with transaction() as session:
                         jobs.renew(session, held, lease_s=settings().lease_s)
-            except DBAPIError as error:
-                log.warning("cannot renew %d leases: %s", len(held), error)
+            except Exception:  # without this thread all that this process holds would count as dead
+                log.exception("cannot renew %d leases", len(held))
 
 
 @cache

@@ -276,3 +276,13 @@ def test_each_series_is_asked_for_by_itself(pacs: AnsweringPacs) -> None:
     assert _send(1).state == DeliveryState.FINAL
     [query] = pacs.queries
     assert (query.QueryRetrieveLevel, query.SeriesInstanceUID) == ("IMAGE", SERIES)
+
+
+def test_a_destination_whose_name_nobody_knows_is_away(
+    pacs: AnsweringPacs, hilum_env: SettingsChange
+) -> None:
+    hilum_env(destinations=[_place("ANSWERS", 104, "success") | {"host": "no-such-host.invalid"}])
+    delivery = _send(1)
+    assert delivery.state == DeliveryState.WAITING
+    with transaction() as session:
+        assert reports.open_for_s(session, "pacs") > 0

@@ -7,13 +7,15 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from sqlalchemy import update
+from PIL import UnidentifiedImageError
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from db import jobs
 from db.jobs import Claim
 from db.session import transaction
-from db.tables import Job, JobState
+from db.tables import JobState
+from hilum.errors import MachineAtFault, NetworkError
 from hilum.queue import CLASSIFY, PREPARE
 from tests.conftest import SettingsChange
 from tests.peers.broker import Broker
@@ -65,6 +67,13 @@ def test_a_bell_that_comes_too_early_rings_itself_again(system: Broker) -> None:
     assert json.loads(message)["headers"]["eta"] is not None
 
 
+def test_a_bell_that_comes_too_early_stays_urgent(system: Broker) -> None:
+    receive(settle_s=60, urgent=True)
+    work_on(PREPARE, STUDY, lambda claim: pytest.fail("not due yet"))
+    assert system.messages("prepare") == []
+    assert len(system.messages("prepare.urgent")) == 1
+
+
 def test_work_that_raises_is_put_off_and_shown_as_failed_after_five_times(system: Broker) -> None:
     receive()
 
@@ -86,11 +95,17 @@ def test_work_that_raises_is_put_off_and_shown_as_failed_after_five_times(system
     "error",
     [
         OSError(errno.ENOSPC, "gone for a while"),
+        FileNotFoundError(errno.ENOENT, "gone for a while"),
         OperationalError("SELECT", {}, Exception("gone for a while")),
+        PoolTimeout("gone for a while"),
+        MachineAtFault("gone for a while"),
+        NetworkError("gone for a while"),
     ],
-    ids=["disk", "database"],
+    ids=["disk", "store", "database", "connections", "engine", "network"],
 )
-def test_a_full_disk_and_a_lost_database_hold_work_up_and_fail_none(system: Broker, error: Exception) -> None:
+def test_what_the_machine_is_to_blame_for_holds_work_up_and_fails_none(
+    system: Broker, error: Exception
+) -> None:
     receive()
 
     def steps(claim: Claim) -> Sequence[Bell]:
@@ -98,13 +113,22 @@ def test_a_full_disk_and_a_lost_database_hold_work_up_and_fail_none(system: Brok
 
     for _ in range(6):
         with transaction() as session:
-            session.execute(update(Job).values(attempts=Job.attempts + 1000))
             jobs.hurry(session, PREPARE, [STUDY])
         work_on(PREPARE, STUDY, steps)
     held_up = job(PREPARE, STUDY)
     assert held_up.state == JobState.WAITING
     assert held_up.lease_token is None
     assert "gone for a while" in str(held_up.error)
+
+
+def test_a_parsers_complaint_is_no_fault_of_the_disk(system: Broker) -> None:
+    receive()
+
+    def steps(claim: Claim) -> Sequence[Bell]:
+        raise UnidentifiedImageError("no picture")
+
+    work_on(PREPARE, STUDY, steps)
+    assert job(PREPARE, STUDY).attempts == 1
 
 
 def test_a_lease_is_renewed_while_the_work_goes_on(system: Broker, hilum_env: SettingsChange) -> None:
@@ -114,11 +138,35 @@ def test_a_lease_is_renewed_while_the_work_goes_on(system: Broker, hilum_env: Se
 
     def steps(claim: Claim) -> Sequence[Bell]:
         until.append(job(PREPARE, STUDY).lease_until)
-        wait_for(lambda: job(PREPARE, STUDY).lease_until != until[0], 10, "the renewal")
+        wait_for(lambda: job(PREPARE, STUDY).lease_until != until[0], 20, "the renewal")
         return _finish(claim)
 
     work_on(PREPARE, STUDY, steps)
     assert job(PREPARE, STUDY).state == JobState.DONE
+
+
+@pytest.mark.parametrize("error", [PoolTimeout("all are in use"), ValueError("whatever a driver raises")])
+def test_a_renewal_that_fails_is_tried_again(
+    system: Broker, hilum_env: SettingsChange, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    hilum_env(lease_s=3)
+    receive()
+    renew, failed = jobs.renew, list[bool]()
+
+    def renew_at_second_try(*args: object, **named: object) -> None:
+        if not failed:
+            failed.append(True)
+            raise error
+        renew(*args, **named)  # type: ignore[arg-type]
+
+    def steps(claim: Claim) -> Sequence[Bell]:
+        until = job(PREPARE, STUDY).lease_until
+        monkeypatch.setattr(jobs, "renew", renew_at_second_try)
+        wait_for(lambda: job(PREPARE, STUDY).lease_until != until, 20, "the renewal")
+        return _finish(claim)
+
+    work_on(PREPARE, STUDY, steps)
+    assert failed
 
 
 def test_work_that_was_cancelled_meanwhile_leaves_no_result(system: Broker) -> None:

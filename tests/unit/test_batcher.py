@@ -1,15 +1,19 @@
 """The micro-batcher: it batches what has gathered, and tells each asker its own answer."""
 
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hilum.engine import Reading
+from hilum.engine import Engine, Reading
+from hilum.errors import MachineAtFault
 from hilum.network import Artefact
+from tests.conftest import SettingsChange
 from tests.peers.helpers import wait_for
 from worker.batcher import Batcher
+from worker.reader import reader
 
 Images = NDArray[np.uint8]
 
@@ -41,8 +45,13 @@ def engine() -> SlowEngine:
 
 
 @pytest.fixture
-def batcher(engine: SlowEngine) -> Batcher:
-    return Batcher(engine, batch_images=4)
+def restarts() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def batcher(engine: SlowEngine, restarts: list[str]) -> Batcher:
+    return Batcher(engine, batch_images=4, restart=lambda: restarts.append("asked"))
 
 
 def _image(value: int) -> Images:
@@ -95,14 +104,27 @@ def test_a_study_that_killed_a_worker_is_read_without_neighbours(
     assert answers == {value: float(value) for value in range(1, 5)}
 
 
-def test_what_the_engine_raises_reaches_the_asker_and_the_next_is_read(
+def test_what_the_engine_raises_is_the_machines_fault_and_the_next_is_read(
     batcher: Batcher, engine: SlowEngine
 ) -> None:
     engine.may_go.release(2)
-    with pytest.raises(RuntimeError, match="cannot be read"):
+    with pytest.raises(MachineAtFault, match="RuntimeError: this image cannot be read"):
         batcher.read([_image(255)])
     [reading] = batcher.read([_image(7)])
     assert reading.ood[0] == 7
+
+
+def test_an_engine_that_fails_time_and_again_has_its_process_started_anew(
+    batcher: Batcher, engine: SlowEngine, restarts: list[str]
+) -> None:
+    engine.may_go.release(100)
+    for value in [255] * 4 + [1] + [255] * 4:
+        with suppress(MachineAtFault):
+            batcher.read([_image(value)])
+    assert restarts == []
+    with suppress(MachineAtFault):
+        batcher.read([_image(255)])
+    wait_for(lambda: restarts == ["asked"], what="the end of the process")
 
 
 def test_statistics_tell_batch_sizes_and_latencies(batcher: Batcher, engine: SlowEngine) -> None:
@@ -111,3 +133,16 @@ def test_statistics_tell_batch_sizes_and_latencies(batcher: Batcher, engine: Slo
     told = batcher.statistics()
     assert told["images_max"] in (1, 2, 3)
     assert told["latency_p50_s"] > 0
+
+
+def test_an_engine_that_does_not_start_is_the_machines_fault(
+    hilum_env: SettingsChange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(*_: object) -> Engine:
+        raise RuntimeError("CUDA error: out of memory")
+
+    hilum_env()
+    monkeypatch.setattr("worker.reader.choose_engine", choose)
+    monkeypatch.setattr("worker.reader.load_artefact", lambda folder: None)
+    with pytest.raises(MachineAtFault, match="out of memory"):
+        reader()
