@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage, generate_uid
 
 from console.wrap import wrap
 from db import studies
 from db.session import transaction
-from db.tables import Instance, StudyState
+from db.tables import Instance, Role, StudyState
 from tests.acceptance.conftest import (
     SC,
     SR,
@@ -95,14 +96,19 @@ def test_every_strange_file_is_kept_or_refused_with_a_reason(system: System, sha
     for uid in _uids_sent(said):
         assert uid in kept or f"refused {uid!r}" in system.log()
     assert len(kept) > 40
-    wait_for(lambda: all(image.prepared for image in _instances()), 120, "the preparation of all")
+    wait_for(lambda: all(image.prepared for image in _images()), 120, "the preparation of all")
     wait_until_over(sorted({image.study_uid for image in _instances()}), 120)
-    assert all(image.not_assessed_because for image in _instances())
+    assert all(image.not_assessed_because for image in _images())
+    assert {image.role for image in _instances()} == {Role.IMAGE, Role.OTHER}
 
 
 def _uids_sent(said: str) -> set[str]:
     """The SOP Instance UIDs that dcmsend really sent: it keeps some files back itself."""
     return set(re.findall(r"SOP Instance UID: +([0-9.]+)", said))
+
+
+def _images() -> list[Instance]:
+    return [instance for instance in _instances() if instance.role == Role.IMAGE]
 
 
 def _instances() -> list[Instance]:
@@ -148,6 +154,31 @@ def _referenced(documents: list[Dataset]) -> list[str]:
         for series in document.ReferencedSeriesSequence
         for sop in series.ReferencedSOPSequence
     ]
+
+
+def test_what_others_add_to_a_study_is_not_answered(
+    system: System, orthanc: Orthanc, make_study: MakeStudy
+) -> None:
+    path = make_study(1)
+    uid = study_uid(path)
+    system.send(path)
+    wait_until_over([uid])
+    note, capture = dcmread(path), dcmread(path)
+    del note.PixelData
+    for ds, sop_class_uid in (
+        (note, KeyObjectSelectionDocumentStorage),
+        (capture, SecondaryCaptureImageStorage),
+    ):
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = sop_class_uid
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        file = path.with_name(f"{ds.SOPInstanceUID}.dcm")
+        ds.save_as(file, enforce_file_format=True)
+        assert system.send(file).returncode == 0
+    wait_for(lambda: all(image.prepared for image in _images()), 60, "the preparation of the capture")
+    wait_until_over([uid])
+    assert [image.role for image in _instances()].count(Role.OTHER) == 1
+    assert len(reports_of(uid)) == 1
+    assert sorted(each["Modality"] for each in orthanc.instances(uid)) == [SC, SR]
 
 
 def test_what_is_not_assessed_is_reported_so(
