@@ -33,6 +33,7 @@ STD = (0.229, 0.224, 0.225)
 
 WEIGHTS, GRAPH, MANIFEST = "weights.safetensors", "graph.onnx", "manifest.json"
 _BLOCKS = (3, 4, 6, 3)  # bottlenecks in each of ResNet50's four layers
+_NOT_KEPT = "num_batches_tracked"
 _REFUSED = "Put a complete artefact there, as `hilum train` writes it, or use the one that Hilum ships."
 
 
@@ -129,18 +130,23 @@ def load_artefact(folder: Path) -> Artefact:
                 f"The network in {folder} has {name} {manifest.get(name)!r}; "
                 f"this version of Hilum reads with {expected!r}. {_REFUSED}"
             )
+    try:
+        described = dict(manifest["sha256"])
+        artefact = Artefact(
+            folder=folder,
+            version=str(manifest["version"]),
+            digest=manifest["digest"],
+            labels=LABELS,
+            preprocessing=PREPROCESSING,
+            temperature=float(manifest["temperature"]),
+            manifest=manifest,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise NetworkError(f"{folder / MANIFEST} lacks something: {error}. {_REFUSED}") from error
     for name in (WEIGHTS, GRAPH):
-        if _sha256(folder / name) != manifest["sha256"][name]:
+        if _sha256(folder / name) != described.get(name):
             raise NetworkError(f"{folder / name} is not the file that its manifest describes. {_REFUSED}")
-    return Artefact(
-        folder=folder,
-        version=manifest["version"],
-        digest=manifest["digest"],
-        labels=LABELS,
-        preprocessing=PREPROCESSING,
-        temperature=float(manifest["temperature"]),
-        manifest=manifest,
-    )
+    return artefact
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -189,12 +195,20 @@ def build() -> "ResNet":
 
 
 def load_network(artefact: Artefact) -> "ResNet":
-    """Return the network in torch, float32, with an artefact's weights."""
+    """Return the network in torch, float32, with an artefact's weights.
+
+    Raises NetworkError when one is missing or of another shape.
+    """
     from safetensors.torch import load_file
 
     network = build()
     tensors = load_file(artefact.weights)
-    network.load_state_dict({name: tensors.get(name, value) for name, value in network.state_dict().items()})
+    # how many batches were seen is not kept: it plays no part once training is over
+    kept = [name for name in network.state_dict() if not name.endswith(_NOT_KEPT)]
+    try:
+        network.load_state_dict({name: tensors[name] for name in kept}, strict=False)
+    except (KeyError, RuntimeError) as error:
+        raise NetworkError(f"{artefact.weights} is not all of the network: {error}. {_REFUSED}") from error
     return network
 
 
@@ -228,7 +242,7 @@ def save_artefact(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"strangeness.{name}": torch.from_numpy(value) for name, value in vars(strangeness).items()}
     for name, value in network.state_dict().items():
-        if not name.endswith("num_batches_tracked"):
+        if not name.endswith(_NOT_KEPT):
             is_large = value.ndim > 1 or name.startswith("fc.")
             tensors[name] = value.detach().cpu().to(torch.float16 if is_large else torch.float32).contiguous()
     save_file(tensors, folder / WEIGHTS)

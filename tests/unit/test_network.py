@@ -3,10 +3,12 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from hilum.errors import NetworkError
 from hilum.network import (
@@ -80,6 +82,27 @@ def test_a_network_made_for_something_else_is_refused(folder: Path, name: str, v
     rewrite_manifest(folder, **{name: value})
     with pytest.raises(NetworkError, match=name):
         load_artefact(folder)
+
+
+@pytest.mark.parametrize("changes", [{"sha256": {}}, {"sha256": None}, {"temperature": None}])
+def test_a_manifest_that_lacks_something_is_refused(folder: Path, changes: dict[str, object]) -> None:
+    rewrite_manifest(folder, **changes)
+    with pytest.raises(NetworkError, match="hilum train"):
+        load_artefact(folder)
+
+
+@pytest.mark.parametrize("change", ["missing", "of another shape"])
+def test_a_network_without_one_of_its_weights_is_refused(folder: Path, change: str) -> None:
+    tensors = load_file(folder / "weights.safetensors")
+    weights = tensors.pop("layer4.0.conv1.weight")
+    if change != "missing":
+        tensors["layer4.0.conv1.weight"] = weights[:1]
+    save_file(tensors, folder / "weights.safetensors")
+    digests = json.loads((folder / "manifest.json").read_text())["sha256"]
+    digests["weights.safetensors"] = sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    rewrite_manifest(folder, sha256=digests)
+    with pytest.raises(NetworkError, match=r"layer4\.0\.conv1\.weight"):
+        load_network(load_artefact(folder))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '"text"'])
