@@ -352,8 +352,6 @@ class TrainingRun(Base):
     __tablename__ = "training_runs"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    slot: Mapped[str | None] = mapped_column(String(32), unique=True)
-    """The scheduled time it belongs to; two runs of one slot cannot be."""
     recipe: Mapped[dict[str, Any]]
     data_digest: Mapped[str] = mapped_column(String(64), default="")
     artefact: Mapped[str] = mapped_column(Text, default="")

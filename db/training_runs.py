@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from db.clock import now
@@ -33,11 +33,6 @@ def succeed(session: Session, run_id: int, *, artefact: str, manifest: Mapping[s
 def fail(session: Session, run_id: int, *, error: str) -> None:
     """Write down why the run gave no network."""
     _end(session, run_id, succeeded=False, error=error)
-
-
-def latest(session: Session, *, most: int = 20) -> list[TrainingRun]:
-    """The runs that began last, the newest first."""
-    return list(session.scalars(select(TrainingRun).order_by(TrainingRun.id.desc()).limit(most)))
 
 
 def _end(session: Session, run_id: int, **values: object) -> None:

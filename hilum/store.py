@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from hilum.errors import StoreFull
+from hilum.kernel import fsync
 
 INSTANCES = "instances"
 PREPARED = "prepared"
@@ -45,9 +46,9 @@ class Store:
         relative = _relative(kind, *names) + suffix
         target = self.root / relative
         _make_durably(target.parent, self.root)
-        _fsync(aside)
+        fsync(aside)
         aside.replace(target)
-        _fsync(target.parent)
+        fsync(target.parent)
         return relative
 
     def write(self, content: bytes, kind: str, *names: str, suffix: str = ".dcm") -> str:
@@ -101,12 +102,4 @@ def _make_durably(folder: Path, root: Path) -> None:
     if folder != root:
         _make_durably(folder.parent, root)
     folder.mkdir(mode=0o700, parents=folder == root, exist_ok=True)
-    _fsync(folder.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(folder.parent)

@@ -1,10 +1,8 @@
-"""UIDs of what we make, and the form of those we are given."""
+"""UIDs of what we make."""
 
-import re
 import uuid
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "hilum")
-_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 
 
 def derived_uid(*parts: str) -> str:
@@ -13,8 +11,3 @@ def derived_uid(*parts: str) -> str:
     The UUID is a version 5 one (RFC 9562), so that a report rendered twice is the same object.
     """
     return f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(parts)).int}"
-
-
-def is_uid(text: str) -> bool:
-    """Whether the text has the form of a UID (PS3.5 9.1): 64 characters at most, digits and dots."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None

@@ -46,9 +46,6 @@ class Images:
             self.digests[chosen],
         )
 
-    def of_sources(self, *names: str) -> "Images":
-        return self.where(np.isin(self.sources, names))
-
 
 def radiographs(images: Path, manifest: Path) -> Images:
     """Return the radiographs a manifest lists, each brought to the network's input.

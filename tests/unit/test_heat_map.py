@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
-from hilum.uids import is_uid
 from tests.unit.test_structured_report import (
     CREATED,
     NETWORK,
@@ -81,7 +81,7 @@ def test_it_is_a_derived_colour_image_with_its_source_and_burned_in_text() -> No
     assert ds.DerivationCodeSequence[0].CodeMeaning == "Saliency"
     assert ds.StudyInstanceUID == "1.2.826.0.1.7.1"
     assert str(ds.PatientName) == "Müller^Jörg"
-    assert ds.SeriesInstanceUID != "1.2.826.0.1.7.2" and is_uid(ds.SOPInstanceUID)
+    assert ds.SeriesInstanceUID != "1.2.826.0.1.7.2" and UID(ds.SOPInstanceUID).is_valid
 
 
 @pytest.mark.parametrize(("height", "width"), [(2500, 2048), (300, 400), (1024, 1024), (169, 700)])

@@ -24,7 +24,6 @@ from pydicom.uid import (
 )
 
 from hilum import __version__
-from hilum.uids import is_uid
 from tests.peers.helpers import program
 from worker.results import NetworkName, Predecessor, ReadImage, StudyResult
 from worker.structured_report import structured_report
@@ -244,7 +243,7 @@ def test_it_lies_in_the_study_of_its_source() -> None:
     for keyword in ("StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName"):
         assert report[keyword].value == source[keyword].value, keyword
     assert report.SpecificCharacterSet == "ISO_IR 192"
-    assert is_uid(report.SOPInstanceUID) and is_uid(report.SeriesInstanceUID)
+    assert report.SOPInstanceUID.is_valid and report.SeriesInstanceUID.is_valid
 
 
 def test_a_japanese_name_is_the_same_name_in_utf_8() -> None:
@@ -306,7 +305,7 @@ def test_real_headers_are_reported_without_errors(
         source = dcmread(path, stop_before_pixels=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one of them has an invalid UID, which is repeated in references
-            study_uid, valid = str(source.StudyInstanceUID), is_uid(source.SOPInstanceUID)
+            study_uid, valid = str(source.StudyInstanceUID), UID(source.SOPInstanceUID).is_valid
         report = structured_report(replace(result(assessed(source)), study_uid=study_uid))
         errors = errors_of(report)
         assert errors == [] or not valid, path.name

@@ -69,7 +69,6 @@ def upgrade() -> None:
     op.create_table(
         "training_runs",
         sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("slot", sa.String(length=32), nullable=True),
         sa.Column("recipe", sa.JSON(), nullable=False),
         sa.Column("data_digest", sa.String(length=64), nullable=False),
         sa.Column("artefact", sa.Text(), nullable=False),
@@ -79,7 +78,6 @@ def upgrade() -> None:
         sa.Column("started_at", db.clock.Moment(), server_default=db.clock.now(), nullable=False),
         sa.Column("ended_at", db.clock.Moment(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_training_runs")),
-        sa.UniqueConstraint("slot", name=op.f("uq_training_runs_slot")),
     )
     op.create_table(
         "jobs",
