@@ -25,10 +25,12 @@ from tests.peers.listener import Listener
 from tests.peers.scu import (
     OUT_OF_RESOURCES,
     SUCCESS,
+    Parcel,
     association,
     fragments,
     parcel,
     rejection,
+    reply,
     send,
 )
 
@@ -69,6 +71,14 @@ def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
     engine(running.database_url).dispose()
 
 
+def reason(listener: Listener, each: Parcel) -> str | None:
+    """The Error Comment that a refused sender gets."""
+    with association(listener.port, [each]) as assoc:
+        answer = reply(assoc, each)
+    assert answer is not None and answer.Status != SUCCESS
+    return answer.ErrorComment
+
+
 def test_a_disk_that_fills_in_mid_object_is_refused_so_that_the_sender_keeps_its_copy(
     start_listener: StartListener, small_disk: Path
 ) -> None:
@@ -96,9 +106,13 @@ def test_below_the_watermark_nothing_is_accepted(start_listener: StartListener) 
     assert send(listener.port, parcel(radiograph())) == [OUT_OF_RESOURCES]
     assert echoscu(listener.port)
     assert "make room" in listener.log
+    assert reason(listener, parcel(radiograph())) == "the store cannot take it: try again later"
 
 
 def test_an_object_above_the_limit_is_refused(listener: Listener) -> None:
+    assert reason(listener, parcel(radiograph(**large(2 * MB)))) == (
+        "the object is larger than max_object_mb = 1"
+    )
     answers = send(listener.port, parcel(radiograph(**large(2 * MB))), parcel(radiograph()))
     assert answers == [OUT_OF_RESOURCES, SUCCESS]
     assert "max_object_mb" in listener.log
@@ -108,7 +122,7 @@ def test_without_its_database_it_refuses_and_once_it_is_back_it_accepts(tmp_path
     listener = Listener(tmp_path)
     try:
         ds = parcel(radiograph(PatientName="Secret^Name"))
-        assert send(listener.port, ds) == [OUT_OF_RESOURCES]
+        assert reason(listener, ds) == "the database does not answer: try again later"
         assert "the database" in listener.log and "Secret" not in listener.log
         upgrade(listener.database_url)
         assert send(listener.port, ds) == [SUCCESS]
@@ -275,5 +289,6 @@ def test_other_pixels_are_refused_where_the_settings_say_so(listener: Listener) 
     ds = radiograph()
     other = radiograph(SOPInstanceUID=ds.SOPInstanceUID, PixelData=b"\1" * 8192)
     assert send(listener.port, parcel(ds), parcel(other)) == [SUCCESS, OTHER_PIXELS]
+    assert reason(listener, parcel(other)) == "the UID is taken by an object of other pixels or study"
     with listener.session() as session:
         assert session.query(Variant).one().uid == ds.SOPInstanceUID
