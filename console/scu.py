@@ -4,16 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    StudyRootQueryRetrieveInformationModelFind,
-    Verification,
-)
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from console.wrap import PICTURES, manifest_lines, wrap
+from hilum import pacs
 from hilum.errors import PacsUnavailable
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file goes out byte for byte, never re-encoded
@@ -25,12 +23,8 @@ MOST_CONTEXTS = 126
 """Presentation contexts asked for in one association; PS3.8 9.3.2.2 has room for 128."""
 
 _HEADER = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID")
-# C-STORE statuses, PS3.4 B.2.3
-_SUCCESS = 0x0000
-_WARNINGS = range(0xB000, 0xC000)
 _MEANINGS = {0xA7: "it has no room or cannot keep it now: send it again", 0xC0: "it cannot understand it"}
 _NO_ANSWER = "the peer ended the association without an answer"
-_PENDING = (0xFF00, 0xFF01)  # C-FIND, PS3.4 C.4.1.1.4
 
 
 class Rejected(PacsUnavailable):
@@ -137,7 +131,7 @@ def echo(peer: Peer) -> None:
     assoc = _associate(peer, [(Verification, ExplicitVRLittleEndian)], ECHO_TIMEOUT_S)
     status = assoc.send_c_echo()
     assoc.release()
-    if not status or status.Status != _SUCCESS:
+    if not status or status.Status != pacs.SUCCESS:
         raise PacsUnavailable(f"{peer} takes our association but does not answer C-ECHO with Success")
 
 
@@ -146,17 +140,11 @@ def found(peer: Peer, study_uid: str) -> set[str]:
 
     Raises PacsUnavailable when it does not answer.
     """
-    query = Dataset()
-    query.QueryRetrieveLevel = "IMAGE"
-    query.StudyInstanceUID = study_uid
-    query.SeriesInstanceUID = query.SOPInstanceUID = ""
-    model = StudyRootQueryRetrieveInformationModelFind
-    assoc = _associate(peer, [(model, ExplicitVRLittleEndian)])
-    answers = list(assoc.send_c_find(query, model))
-    assoc.release()
-    if not answers or not answers[-1][0] or answers[-1][0].Status != _SUCCESS:
-        raise PacsUnavailable(f"{peer} did not answer C-FIND with Success")
-    return {str(ds.SOPInstanceUID) for status, ds in answers if ds is not None and status.Status in _PENDING}
+    assoc = _associate(peer, [(pacs.FIND, ExplicitVRLittleEndian)])
+    try:
+        return pacs.instances_found(assoc, study_uid, pacs.series_found(assoc, study_uid))
+    finally:
+        assoc.release()
 
 
 def _picture(path: Path, line: dict[str, str] | None, wrapped_in: Path) -> Outgoing | Unusable:
@@ -198,7 +186,10 @@ def _associate(
     ae.connection_timeout = CONNECT_TIMEOUT_S
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
     asked = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
-    assoc = ae.associate(peer.host, peer.port, contexts=asked, ae_title=peer.called_ae_title)
+    try:
+        assoc = ae.associate(peer.host, peer.port, contexts=asked, ae_title=peer.called_ae_title)
+    except OSError as error:
+        raise PacsUnavailable(f"{peer} cannot be called: {error}") from error
     if assoc.is_established:
         return assoc
     if assoc.is_rejected:
@@ -217,7 +208,7 @@ def _store(assoc: Association, each: Outgoing) -> str | None:
     if not status:
         return _NO_ANSWER
     code = int(status.Status)
-    if code == _SUCCESS or code in _WARNINGS:
+    if pacs.is_stored(code):
         return None
     comment = status.get("ErrorComment", "") or _MEANINGS.get(code >> 8, "refused")
     return f"0x{code:04X}: {comment}"

@@ -19,6 +19,7 @@ from tests.peers.broker import Broker
 from tests.peers.helpers import free_port
 from tests.peers.listener import Listener
 from tests.peers.orthanc import Orthanc
+from tests.peers.pacs import AnsweringPacs
 from tests.unit.test_cli import run
 
 
@@ -95,6 +96,28 @@ def test_many_kinds_of_objects_go_by_several_associations(
     files.sort(key=lambda each: each.context)
     assert [len(group) for group in scu.by_contexts(files)] == [2, 1]
     assert [because for _, because in scu.send(files, peer(orthanc))] == [None] * 3
+
+
+def test_a_pacs_is_asked_for_its_series_and_then_for_what_is_in_each() -> None:
+    answering = AnsweringPacs()
+    answering.stored = [("1.2", "1.2.1", "1.2.1.1"), ("1.2", "1.2.2", "1.2.2.1"), ("1.3", "1.3.1", "1.3.1.1")]
+    try:
+        assert scu.found(Peer("127.0.0.1", answering.port, "ANSWERS", "TEST"), "1.2") == {
+            "1.2.1.1",
+            "1.2.2.1",
+        }
+    finally:
+        answering.stop()
+    assert sorted(str(query.get("SeriesInstanceUID")) for query in answering.queries) == [
+        "",
+        "1.2.1",
+        "1.2.2",
+    ]
+
+
+def test_a_name_that_nobody_knows_is_said_in_words() -> None:
+    with pytest.raises(PacsUnavailable, match="cannot be called"):
+        scu.echo(Peer("no-such-host.invalid", 104, "PACS", "TEST"))
 
 
 def test_nobody_there_is_said_in_words(folder: Path) -> None:

@@ -53,7 +53,9 @@ class AnsweringPacs:
             return
         yield 0xFF00, _match(StudyInstanceUID=query.StudyInstanceUID)  # without what was asked for
         for study_uid, series_uid, uid in [] if self.hides else self.stored:
-            if (query.StudyInstanceUID, query.SeriesInstanceUID) == (study_uid, series_uid):
+            if query.QueryRetrieveLevel == "SERIES" and query.StudyInstanceUID == study_uid:
+                yield 0xFF00, _match(SeriesInstanceUID=series_uid)
+            elif (query.StudyInstanceUID, query.SeriesInstanceUID) == (study_uid, series_uid):
                 yield 0xFF00, _match(SOPInstanceUID=uid)
 
 
