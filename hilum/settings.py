@@ -1,19 +1,27 @@
 """What an operator can turn: one frozen value, read from `hilum.toml` and `HILUM_*` on first use."""
 
+import json
 import os
 import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as NotReadable
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from hilum.errors import SettingsError
 
@@ -22,6 +30,11 @@ CONFIG_VARIABLE = "HILUM_CONFIG"
 
 LONGEST_SOCKET_PATH = 100
 """Characters: a Unix socket's path ends at 107 (unix(7))."""
+
+_DATABASES = ("sqlite", "postgresql", "postgresql+psycopg")
+_BROKERS = ("redis", "rediss", "redis+socket")
+_FOLDERS = ("data_dir", "store_dir", "network_dir")
+_EXPLAINED = "docs/configuration.md explains every setting, and `hilum init -` prints them"
 
 
 def _network(text: str) -> str:
@@ -33,6 +46,22 @@ def _ae_title(text: str) -> str:
     if not text.strip() or len(text) > 16 or not text.isascii() or not text.isprintable() or "\\" in text:
         raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
     return text.strip()
+
+
+def _database_url(text: str) -> str:
+    try:
+        known = not text or make_url(text).drivername in _DATABASES
+    except (ArgumentError, ValueError):  # its text would show a password
+        known = False
+    if not known:
+        raise ValueError("should be like postgresql+psycopg://user:password@host/name or sqlite:////file")
+    return text
+
+
+def _broker_url(text: str) -> str:
+    if text and urlsplit(text).scheme not in _BROKERS:
+        raise ValueError("should begin with redis://, rediss:// or redis+socket://")
+    return text
 
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
@@ -76,11 +105,14 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="HILUM_", frozen=True, extra="forbid")
 
-    data_dir: Path = Field(Path("hilum-data"), description="folder of all that Hilum keeps by default")
-    database_url: str = Field(
+    data_dir: Path = Field(
+        Path("hilum-data"),
+        description="folder of all that Hilum keeps by default; folders in the file are seen from there",
+    )
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         "", description="SQLAlchemy URL (postgresql+psycopg://...); empty: SQLite in data_dir"
     )
-    broker_url: str = Field(
+    broker_url: Annotated[str, AfterValidator(_broker_url)] = Field(
         "", description="redis:// URL of the Celery broker; empty: the Valkey that `hilum up` embeds"
     )
     store_dir: Path | None = Field(
@@ -89,7 +121,9 @@ class Settings(BaseSettings):
     network_dir: Path | None = Field(
         None, description="folder of the network's artefact; left out: the one shipped with Hilum"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the network runs: cpu, cuda, or auto, which is cuda where there is one"
+    )
 
     listener_host: str = Field("127.0.0.1", description="address the listener binds; 0.0.0.0: all")
     listener_port: Port = Field(11112, description="TCP port of the listener")
@@ -104,7 +138,8 @@ class Settings(BaseSettings):
     settle_s: float = Field(2.0, ge=0, description="seconds without a new image before a study is read")
     other_pixels: Literal["success", "refuse"] = Field(
         "success",
-        description="answer to an object whose UID is known with other pixels (kept aside and flagged)",
+        description="answer to an object whose UID is known with other pixels: success, and it is kept aside "
+        "and flagged, or refuse",
     )
     senders: tuple[Sender, ...] = Field((), description="who may push; empty: anybody who reaches the port")
     destinations: tuple[Destination, ...] = Field((), description="where results go")
@@ -122,7 +157,9 @@ class Settings(BaseSettings):
         description="prepare processes that `hilum up` starts; default: processors less one",
     )
     batch_images: int = Field(32, ge=1, le=512, description="images in a batch at most")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least level logged: DEBUG, INFO, WARNING or ERROR"
+    )
 
     @property
     def database(self) -> str:
@@ -186,7 +223,21 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment goes before the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+        file = config_file()
+        return (init_settings, env_settings, *([_File(settings_cls, file)] if file else []))
+
+
+class _File(TomlConfigSettingsSource):
+    """The configuration file, whose folders are seen from where it lies, from wherever it is read."""
+
+    def __init__(self, settings_cls: type[BaseSettings], file: Path) -> None:
+        self._folder = file.absolute().parent
+        super().__init__(settings_cls, file)
+
+    def __call__(self) -> dict[str, Any]:
+        values = {"data_dir": Settings.model_fields["data_dir"].default, **super().__call__()}
+        folders = {name: values[name] for name in _FOLDERS if isinstance(values.get(name), str | Path)}
+        return values | {name: self._folder / folder for name, folder in folders.items()}
 
 
 def config_file() -> Path | None:
@@ -210,21 +261,73 @@ def settings() -> Settings:
     """
     for name in os.environ:
         if name.startswith("HILUM_") and name != CONFIG_VARIABLE and not _is_setting(name):
-            raise SettingsError(f"{name}: there is no such setting; `hilum init` lists them all")
+            known = [CONFIG_VARIABLE, *(f"HILUM_{field.upper()}" for field in Settings.model_fields)]
+            raise SettingsError(f"{name}: {_no_such_setting(name, known)}; {_EXPLAINED}")
     try:
         return Settings()
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{config_file()}: not TOML: {error}") from error
-    except ValidationError as error:
-        raise SettingsError("\n".join(_in_words(error))) from error
+        raise SettingsError(f"{config_file()}: not TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{config_file()}: not readable: {error}") from None
+    except NotReadable:  # only of the environment's lists; its text names a class of pydantic's
+        raise SettingsError(_lists_in_words()) from None
+    except ValidationError as error:  # its text, in a traceback, would show secrets
+        raise SettingsError("\n".join([*map(_in_words, error.errors()), _EXPLAINED])) from None
 
 
 def _is_setting(variable: str) -> bool:
     return variable.removeprefix("HILUM_").lower() in Settings.model_fields
 
 
-def _in_words(error: ValidationError) -> list[str]:
-    return [
-        f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
-        for fault in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
+def _no_such_setting(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return "there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _lists_in_words() -> str:
+    lists = " and ".join(name for name in ("HILUM_SENDERS", "HILUM_DESTINATIONS") if name in os.environ)
+    return f'{lists}: should be a list in JSON, like [{{"ae_title": "PACS"}}]; {_EXPLAINED}'
+
+
+def _in_words(fault: ErrorDetails) -> str:
+    """One fault: the setting, what it may be, and where it was set."""
+    if not fault["loc"]:
+        return _said(fault)
+    where = str(fault["loc"][0])
+    variable = f"HILUM_{where.upper()}"
+    source = variable if variable in os.environ else str(config_file() or "the defaults")
+    return f"{_place(fault['loc'])}: {_said(fault)} (in {source})"
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """The setting of a fault; one of a sender or destination begins with that one's name."""
+    if loc[0] not in _BLOCKS or len(loc) < 2 or not isinstance(loc[1], int):
+        return ".".join(map(str, loc))
+    kind, named_by, _ = _BLOCKS[str(loc[0])]
+    block = _given(str(loc[0]))[loc[1]]
+    name = block.get(named_by) if isinstance(block, dict) else None
+    return " ".join([kind, str(name or f"number {loc[1] + 1}") + ":" * (len(loc) > 2), *map(str, loc[2:3])])
+
+
+def _given(kind: str) -> list[Any]:
+    """What was written as senders or destinations."""
+    text, file = os.environ.get(f"HILUM_{kind.upper()}"), config_file()
+    if text is not None:
+        return list(json.loads(text))
+    return list(tomllib.loads(file.read_text(encoding="utf-8"))[kind]) if file else []
+
+
+def _said(fault: ErrorDetails) -> str:
+    if fault["type"] == "extra_forbidden":
+        block = _BLOCKS.get(str(fault["loc"][0])) if len(fault["loc"]) > 1 else None
+        return _no_such_setting(str(fault["loc"][-1]), (block[2] if block else Settings).model_fields)
+    if fault["type"] == "missing":
+        return "must be there"
+    return fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+
+
+_BLOCKS: dict[str, tuple[str, str, type[BaseModel]]] = {
+    "senders": ("sender", "ae_title", Sender),
+    "destinations": ("destination", "name", Destination),
+}
+"""List in the settings -> what one of it is called, the setting that names it, and all it may have."""

@@ -1,5 +1,6 @@
 """What an operator may write, what wins, and what a mistake is called."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,8 @@ def test_an_unknown_variable_is_refused_by_name(
     hilum_env: SettingsChange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HILUM_SETLE_S", "4")
-    assert refusal() == "HILUM_SETLE_S: there is no such setting; `hilum init` lists them all"
+    assert refusal().startswith("HILUM_SETLE_S: there is no such setting; did you mean HILUM_SETTLE_S?")
+    assert "docs/configuration.md" in refusal()
 
 
 def test_a_file_that_is_not_toml_is_named(toml: Path) -> None:
@@ -105,14 +107,21 @@ def test_a_file_that_is_not_toml_is_named(toml: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("SETTLE_S", "soon", "settle_s: Input should be a valid number"),
-        ("SETTLE_S", "-1", "settle_s: Input should be greater than or equal to 0"),
-        ("LISTENER_PORT", "70000", "listener_port: Input should be less than or equal to 65535"),
-        ("LISTENER_AE_TITLE", "SEVENTEEN_LETTERS", "listener_ae_title: Value error, an AE title has 1 to 16"),
+        ("SETTLE_S", "soon", "settle_s: should be a valid number"),
+        ("SETTLE_S", "-1", "settle_s: should be greater than or equal to 0 (in HILUM_SETTLE_S)"),
+        ("LISTENER_PORT", "70000", "listener_port: should be less than or equal to 65535"),
+        ("LISTENER_AE_TITLE", "SEVENTEEN_LETTERS", "listener_ae_title: an AE title has 1 to 16"),
         ("LISTENER_AE_TITLE", "A\\B", "no backslash"),
         ("LISTENER_AE_TITLE", "  ", "1 to 16"),
-        ("DEVICE", "tpu", "device: Input should be 'auto', 'cpu' or 'cuda'"),
-        ("SENDERS", '[{"ae_title": "A", "addresses": ["10.0.0"]}]', "senders.0.addresses.0"),
+        ("DEVICE", "tpu", "device: should be 'auto', 'cpu' or 'cuda'"),
+        ("SENDERS", '[{"ae_title": "A", "addresses": ["10.0.0"]}]', "sender A: addresses: '10.0.0' does not"),
+        ("SENDERS", "PACS", "HILUM_SENDERS: should be a list in JSON, like"),
+        ("SENDERS", "5", "senders: should be a valid tuple (in HILUM_SENDERS)"),
+        ("SENDERS", "[5]", "sender number 1: should be a valid dictionary"),
+        ("DATABASE_URL", "postgres://x:hunter2@y/z", "database_url: should be like postgresql+psycopg://user"),
+        ("DATABASE_URL", "nonsense", "database_url: should be like"),
+        ("DATABASE_URL", "postgresql+psycopg://h:port/x", "database_url: should be like"),
+        ("BROKER_URL", "amqp://broker", "broker_url: should begin with redis://"),
     ],
 )
 def test_a_wrong_value_is_told_in_words(
@@ -120,6 +129,70 @@ def test_a_wrong_value_is_told_in_words(
 ) -> None:
     monkeypatch.setenv(f"HILUM_{name}", value)
     assert words in refusal()
+    assert "hunter2" not in refusal()
+
+
+def test_a_wrong_configuration_shows_no_secret_in_a_traceback(
+    hilum_env: SettingsChange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HILUM_DATABASE_URL", "postgres://x:hunter2@y/z")
+    settings.cache_clear()
+    with pytest.raises(SettingsError) as caught:
+        settings()
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (
+            "listener_prot = 104",
+            "listener_prot: there is no such setting; did you mean listener_port? (in hilum",
+        ),
+        ("wholly_other = 1", "wholly_other: there is no such setting (in hilum.toml)"),
+        ('listener_ae_title = ""', "listener_ae_title: an AE title has 1 to 16"),
+    ],
+)
+def test_a_wrong_line_is_told_with_its_file(toml: Path, written: str, words: str) -> None:
+    toml.write_text(written)
+    assert words in refusal()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "words"),
+    [
+        (
+            'final_when = "c-find"',
+            'final_when = "soon"',
+            "destination research: final_when: should be 'success'",
+        ),
+        ('final_when = "c-find"', "final = 1", "final: there is no such setting; did you mean final_when?"),
+        ('name = "research"', "", "destination number 2: name: must be there (in hilum.toml)"),
+        ("urgent = true", "urgent = 7", "sender CT_ROOM: urgent: should be a valid boolean"),
+    ],
+)
+def test_a_wrong_line_of_a_sender_or_destination_is_told_with_its_name(
+    toml: Path, right: str, wrong: str, words: str
+) -> None:
+    toml.write_text(CONFIGURATION.replace(right, wrong))
+    assert words in refusal()
+
+
+def test_folders_of_the_file_are_seen_from_there_wherever_it_is_read(
+    hilum_env: SettingsChange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    file = tmp_path / "site" / "hilum.toml"
+    file.write_text('store_dir = "kept"')
+    monkeypatch.delenv("HILUM_DATA_DIR")
+    monkeypatch.setenv("HILUM_CONFIG", str(file.relative_to(tmp_path)))
+    monkeypatch.setenv("HILUM_BROKER_URL", "redis://broker")  # its socket may be too deep here
+    settings.cache_clear()
+    assert settings().data_dir == file.parent / "hilum-data", "the default"
+    assert settings().store == file.parent / "kept"
+    monkeypatch.setenv("HILUM_DATA_DIR", "here")
+    settings.cache_clear()
+    assert settings().data_dir.resolve() == tmp_path / "here", "the environment's is seen from here"
 
 
 def test_a_sender_whose_destination_is_misspelt_is_refused(toml: Path) -> None:
