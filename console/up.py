@@ -17,7 +17,7 @@ from db import schema
 from hilum.errors import SettingsError
 from hilum.kernel import dying_with
 from hilum.process import OWNER_ALONE
-from hilum.settings import Settings
+from hilum.settings import Settings, settings
 
 READY_WITHIN_S = 15
 STOP_WITHIN_S = 20
@@ -29,7 +29,7 @@ _TICK_S = 0.1
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
 
 
-def up(settings: Settings, out: IO[str]) -> None:
+def up(ours: Settings, out: IO[str]) -> None:
     """Run everything until SIGINT or SIGTERM; the log of all goes to `out`.
 
     Raises
@@ -38,10 +38,10 @@ def up(settings: Settings, out: IO[str]) -> None:
         If another `up` holds the data folder, or the listener's port is taken.
     """
     os.umask(OWNER_ALONE)
-    with locked(settings.data_dir):
-        _require_free_port(settings.listener_host, settings.listener_port)
-        schema.upgrade(settings.database)
-        Supervisor(programs(settings), out).run()
+    with locked(ours.data_dir):
+        _require_free_port(ours.listener_host, ours.listener_port)
+        schema.upgrade(ours.database)
+        Supervisor(programs(ours), out).run()
 
 
 @contextmanager
@@ -210,8 +210,18 @@ class Supervisor:
             self._log.say(f"{name} {_ended(code)}; started again in {pause_s:g} s")
 
     def _read_settings_anew(self) -> None:
-        """What listens reads its settings itself; workers end what they are at and are started anew."""
+        """What listens reads its settings itself; workers end what they are at and are started anew.
+
+        Wrong settings leave all as it is: whatever was started with them would only end.
+        """
         self._hangup = False
+        settings.cache_clear()
+        try:
+            settings()
+        except SettingsError as error:
+            told = "; ".join(str(error).splitlines())
+            self._log.say(f"wrong settings, so nothing is started anew, and what ends cannot start: {told}")
+            return
         self._log.say("reading the settings anew")
         for each in self._all:
             if each.program.on_hangup == "read":
@@ -250,6 +260,11 @@ def _ended(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
+def _tells_something(line: bytes) -> bool:
+    """Celery parts its words with empty lines; Valkey warns of forks of processes larger than ours."""
+    return bool(line.strip()) and b"WARNING Memory overcommit must be enabled" not in line
+
+
 class Log:
     """The lines of all programs in one stream, each after its program's name."""
 
@@ -276,7 +291,7 @@ class Log:
                 lines = [bytes(rest)] if rest else []
                 self._selector.unregister(key.fileobj)
                 key.fileobj.close()  # type: ignore[union-attr]
-            for line in filter(lambda line: line.strip(), lines):  # Celery parts its words with empty ones
+            for line in filter(_tells_something, lines):
                 self._write(name, line.decode(errors="replace"))
 
     def say(self, line: str) -> None:

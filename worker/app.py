@@ -1,7 +1,10 @@
 """The Celery app with the tasks of a study's way: `celery -A worker.app worker ...`."""
 
 from hilum import control
+from hilum.process import require_settings
 from hilum.queue import app
 from worker import classify, deliver, inspect, prepare, report, sweep
+
+require_settings()  # Celery would tell it by a traceback
 
 __all__ = ["app", "classify", "control", "deliver", "inspect", "prepare", "report", "sweep"]

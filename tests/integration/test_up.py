@@ -140,6 +140,39 @@ def test_hangup_starts_programs_anew_at_once(start: Start) -> None:
     assert is_alive(last)
 
 
+def test_wrong_settings_on_hangup_start_nothing_anew(
+    start: Start, hilum_env: SettingsChange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "hilum.toml"
+    file.write_text("settle_s = 1")
+    monkeypatch.setenv("HILUM_CONFIG", str(file))
+    up = start("time.sleep(600)")
+    one = up.pid_of("one")
+    file.write_text("setle_s = 2")
+    up.process.send_signal(signal.SIGHUP)
+    assert "did you mean settle_s?" in up.wait_for_line("nothing is started anew")
+    assert is_alive(one)
+    file.write_text("settle_s = 2")
+    up.process.send_signal(signal.SIGHUP)
+    up.wait_for_line("reading the settings anew")
+    assert up.pid_of("one", count=2) != one
+
+
+@pytest.mark.parametrize("app", ["worker.app", "training.app"])
+def test_a_worker_with_a_wrong_setting_ends_in_words(app: str) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", app, "inspect", "ping"],
+        env={"HILUM_SETLE_S": "1", "PATH": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "did you mean HILUM_SETTLE_S?" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
 def test_a_folder_has_one_up_at_a_time(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(SettingsError, match=f"process {os.getpid()}"), locked(tmp_path):
         pass
@@ -205,7 +238,7 @@ def test_the_log_has_what_all_do_at_the_settings_level_and_no_noise(everything: 
     wait_for(lambda: all(each is not None for each in (ask("network") or {}).values()), 10, "all answers")
     lines = everything.log.read_text().splitlines()
     assert [line for line in lines if line.rstrip().endswith("|")] == []
-    noise = ("Warning: ", "ERROR", "Unknown", "worker.sweep")
+    noise = ("Warning: ", "WARNING Memory", "ERROR", "Unknown", "worker.sweep")
     assert [line for line in lines if any(word in line for word in noise)] == []
 
 
