@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from console import scu
-from console.overview import broker_depths
+from console.overview import broker_depths, unheard
 from console.scu import Peer, Rejected
 from db import schema
 from hilum.engine import choose_engine
@@ -39,10 +39,10 @@ def examine() -> Iterator[Check]:
     try:
         ours = settings()
     except SettingsError as error:
-        yield Check("configuration", str(error), "correct it; `hilum init` shows every setting")
+        yield Check("configuration", str(error), "correct it; docs/configuration.md lists every setting")
         return
     yield Check("configuration", f"{config_file() or 'no hilum.toml: defaults'}")
-    for check in (_database, _broker, _store, _decoders, _network, _listener):
+    for check in (_database, _broker, _workers, _store, _decoders, _network, _listener):
         yield check(ours)
     for place in ours.destinations:
         yield _destination(ours, place)
@@ -51,6 +51,8 @@ def examine() -> Iterator[Check]:
 
 
 def _database(ours: Settings) -> Check:
+    if not ours.database_url and not Path(str(make_url(ours.database).database)).exists():
+        return Check("database", f"{_kind(ours.database)}, not made yet: `hilum up` makes it")
     try:
         if schema.is_current(ours.database):
             return Check("database", f"{_kind(ours.database)}, tables up to date")
@@ -66,6 +68,16 @@ def _broker(ours: Settings) -> Check:
     if not ours.broker_url:
         return Check("broker", "embedded, not running now: `hilum up` starts it")
     return Check("broker", "does not answer", "start it, or correct broker_url")
+
+
+def _workers(ours: Settings) -> Check:
+    if broker_depths() is None:
+        return Check("workers", "not asked: the broker does not answer")
+    silent = unheard()
+    if not silent:
+        return Check("workers", "every queue has a worker that answers")
+    remedy = "start the workers (`hilum up` starts all), or look why they do not answer"
+    return Check("workers", f"nobody who answers takes from {', '.join(silent)}", remedy)
 
 
 def _store(ours: Settings) -> Check:

@@ -1,6 +1,7 @@
 """How the system does at this moment: queues, workers, studies, destinations."""
 
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from kombu.exceptions import OperationalError
@@ -16,7 +17,7 @@ from db import jobs, reports, studies
 from db.clock import now
 from db.session import transaction
 from db.tables import Circuit
-from hilum.queue import app, depths
+from hilum.queue import QUEUES, TRAIN, app, depths
 from hilum.settings import Settings
 
 ANSWER_WITHIN_S = 1.0
@@ -27,10 +28,12 @@ Replies = dict[str, Any]
 def overview(settings: Settings) -> dict[str, Any]:
     """Return what `hilum status --json` prints; `broker` and `workers` are None where nobody answers.
 
+    `unheard` names the queues that no worker which answers takes work from.
+
     That a worker does not answer says that it is dead, stuck or slow: nothing is known of it.
     """
     # asked before the transaction begins, which on SQLite has everybody else's commits wait
-    heard = {"broker": broker_depths(), "workers": workers()}
+    heard = {"broker": broker_depths(), "workers": workers(), "unheard": unheard()}
     with transaction() as session:
         clock = session.scalars(select(now())).one()
         return {
@@ -60,6 +63,12 @@ def workers() -> dict[str, Replies] | None:
         name: {"at work on": len(tasks), "network": networks.get(name)}
         for name, tasks in sorted(active.items())
     }
+
+
+def unheard() -> list[str]:
+    """The queues of a study's way that no worker which answers takes work from."""
+    taken = {queue["name"] for queues in (ask("active_queues") or {}).values() for queue in queues}
+    return [name for name in dict.fromkeys(chain(*QUEUES.values())) if name not in {*taken, *QUEUES[TRAIN]}]
 
 
 def ask(command: str) -> Replies | None:
@@ -162,6 +171,9 @@ def _workers_table(view: dict[str, Any]) -> Table:
         network = each["network"] or {}
         parts = (network.get("version"), network.get("engine"), network.get("precision"))
         add(made, name, str(each["at work on"]), ", ".join(part for part in parts if part))
+    if view["unheard"]:
+        said = f"nobody who answers takes from {', '.join(view['unheard'])}: dead, stuck, drained or slow"
+        made.caption, made.caption_justify = Text(said, style="red"), "left"
     return made
 
 

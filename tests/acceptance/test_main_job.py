@@ -14,6 +14,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage, generate_uid
 
+from console.overview import unheard
 from console.wrap import wrap
 from db import studies
 from db.session import transaction
@@ -245,6 +246,13 @@ def test_inspect_answers_while_the_workers_are_busy(system: System, make_study: 
     wait_until_over([study_uid(path) for path in paths])
     assert '"loaded": true' in _inspect("network", "classify")
     assert "images_mean" in _inspect("batches", "classify")
+
+
+def test_a_worker_that_does_not_answer_is_seen(system: System) -> None:
+    wait_for(lambda: unheard() == [], 30, "an answer of every worker")
+    with system.stopped("classify"):
+        assert unheard() == ["classify.urgent", "classify"]
+    wait_for(lambda: unheard() == [], 30, "its answer")
 
 
 def _inspect(command: str, node: str = "") -> str:
