@@ -38,6 +38,8 @@ from training.data import Images
 from training.recipe import Recipe, Stage
 from training.teacher import TEACHERS
 
+_ENOUGH = 1000  # images trained on that tell what is known
+_SETTLING = 480  # images that batch statistics are measured on
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -158,7 +160,10 @@ def learn(recipe: Recipe, learner: Learner, training: Images, validation: Images
                 told = f"loss {label_loss.item():.3f} teacher {teacher_loss.item():.3f}"
                 progress.update(task, advance=len(gray), told=told)
             learner.epoch += 1
-            _look(learner, stage, validation, is_last=stage == recipe.stages[-1])
+            is_last = stage == recipe.stages[-1]
+            if is_last:
+                settle(recipe, learner.average.module, training, stage.validation_size_px)
+            _look(learner, stage, validation, is_last)
             progress.console.print(_told(learner.history[-1]), markup=False, highlight=False, soft_wrap=True)
             _keep(learner, checkpoint)
 
@@ -257,7 +262,7 @@ def augment(gray: Tensor) -> Tensor:
     """
     count = len(gray)
     angle = (torch.rand(count) - 0.5) * 2 * math.radians(10)
-    zoom = torch.empty(count).uniform_(0.72, 1.0)
+    zoom = torch.empty(count).uniform_(0.85, 1.0)
     mirror = torch.where(torch.rand(count) < 0.5, -1.0, 1.0)
     place = (torch.rand(2, count) - 0.5) * 2 * (1 - zoom)
     rows = [
@@ -269,6 +274,23 @@ def augment(gray: Tensor) -> Tensor:
     gain = torch.empty(count, 1, 1, 1).uniform_(0.75, 1.25).to(gray.device)
     shift = torch.empty(count, 1, 1, 1).uniform_(-25, 25).to(gray.device)
     return ((turned - 128) * gain + 128 + shift).clamp(0, 255)
+
+
+@torch.no_grad()
+def settle(recipe: Recipe, network: ResNet, training: Images, size_px: int) -> None:
+    """Measure a network's batch statistics anew, at size_px: those it learnt with are of smaller images."""
+    network.train()
+    network.fc.eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the plain mean over all batches
+    count = min(_SETTLING, recipe.images_per_epoch)
+    drawn = torch.multinomial(torch.from_numpy(weights(recipe, training)), count, replacement=True)
+    for chosen in drawn.split(32):
+        gray = torch.from_numpy(training.pixels[chosen.numpy()]).to(DEVICE).float()[:, None]
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            layer_maps(network, artefacts.normalise(resized(gray, size_px)))
 
 
 def resized(gray: Tensor, size_px: int) -> Tensor:
@@ -309,10 +331,12 @@ def publish(
     Validation patients set the temperature and what counts as strange; test patients only give the figures.
     """
     training, validation, test = (everything.where(parts == part) for part in data.PARTS)
+    some = np.random.default_rng(recipe.seed).permutation(len(training)) < _ENOUGH
+    sample = training.where(some)
     logits, pooled = predict(network, validation.pixels)
     real = validation.sources != data.PHANTOM
     temperature = evaluate.temperature(logits[real], validation.labels[real])
-    strangeness = known(training, predict(network, training.pixels)[1], pooled)
+    strangeness = known(sample, predict(network, sample.pixels)[1], pooled)
     test_logits = predict(network, test.pixels)[0]
     described = {
         "recipe": asdict(recipe),
