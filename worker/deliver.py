@@ -1,5 +1,6 @@
 """Deliver: send a report to a destination until it is final there, for as long as that takes."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from hilum.settings import Destination, settings
 from hilum.store import Store
 from worker.pacs import Pacs, Sent
 from worker.work import Bell, work_on
+
+log = logging.getLogger(__name__)
 
 TRIES_BETWEEN_SENDINGS = 4
 """What was answered with Success, but C-FIND does not show, is sent again at each fourth try."""
@@ -117,6 +120,7 @@ def _final(claim: Claim, parcel: _Parcel) -> list[Bell]:
         bells = _it_answers(session, parcel)
         if jobs.finish(session, claim):
             bells.append(Bell(DELIVER, claim.subject, claim.urgent))
+    log.info("the report of study %s is final at %s", parcel.study_uid, parcel.destination)
     return bells
 
 
@@ -148,6 +152,7 @@ def _is_away(claim: Claim, parcel: _Parcel, error: PacsUnavailable) -> list[Bell
         )
         reports.note_error(session, parcel.id, str(error))
         jobs.put_off(session, claim, pause_s=pause_s, because=str(error))
+    log.warning("%s is away, tried again in %.0f s: %s", parcel.destination, pause_s, error)
     return []
 
 
@@ -170,6 +175,7 @@ def _it_answers(session: Session, parcel: _Parcel) -> list[Bell]:
     """When the destination was away until now, let all that waits for it go on at once."""
     if not reports.close_circuit(session, parcel.destination):
         return []
+    log.warning("%s answers again", parcel.destination)
     hurried = jobs.hurry(session, DELIVER, reports.waiting_at(parcel.destination))
     return [Bell(kind, subject, urgent) for kind, subject, urgent in hurried]
 
