@@ -13,7 +13,7 @@ from PIL import Image
 
 from hilum import phantom
 from hilum.network import LABELS
-from hilum.radiograph import INPUT_SIZE, network_input, to_display
+from hilum.radiograph import INPUT_SIZE, network_input, to_display, without_blank_borders
 
 PARTS = ("train", "validation", "test")
 PHANTOM = "phantom"
@@ -66,7 +66,7 @@ def radiographs(images: Path, manifest: Path) -> Images:
 
 def _pixels(file: Path) -> NDArray[np.uint8]:
     with Image.open(file) as image:
-        return network_input(np.asarray(image.convert("L")))
+        return network_input(without_blank_borders(np.asarray(image.convert("L"))))
 
 
 def phantoms(seeds: Iterable[int]) -> Images:
