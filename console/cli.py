@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ from db.tables import StudyState
 from hilum.errors import HilumError, SettingsError
 from hilum.log import keep_values_out
 from hilum.queue import ring
-from hilum.settings import settings
+from hilum.settings import CONFIG_VARIABLE, settings
 
 if TYPE_CHECKING:
     from console.scu import Peer
@@ -44,6 +45,8 @@ app.add_typer(database, name="database")
 
 Study = Annotated[str, typer.Argument(help="Study Instance UID, accession number or patient id")]
 
+_ASKING = ("status", "studies", "show", "replay", "cancel")
+_INTERRUPTED = 128 + signal.SIGINT  # as a shell tells it
 _WIDE = 160  # columns of a pipe or file: nobody's window is too narrow there
 out = Console(width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True)
@@ -64,6 +67,22 @@ def main() -> None:
         _fail(str(error), 1)
     except DBAPIError as error:
         _fail(f"the database does not answer: {_first_line(error)}; `hilum doctor` says what to do", 1)
+    except OSError as error:
+        _fail(" ".join(str(part) for part in (error.filename, error.strerror or error) if part), 1)
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+
+
+@app.callback()
+def _before(context: typer.Context) -> None:
+    """What only asks makes nothing: with SQLite, to look into a folder without a Hilum would make one."""
+    if context.invoked_subcommand in _ASKING:
+        ours = settings()
+        if not ours.database_url and not ours.data_dir.is_dir():
+            raise SettingsError(
+                f"there is no Hilum in {ours.data_dir.absolute()}: go where its hilum.toml is, or set "
+                f"{CONFIG_VARIABLE} to it; if this is the place, `hilum up` makes one"
+            )
 
 
 def _examples(*lines: str) -> str:
@@ -106,12 +125,16 @@ def send(
     Folders are searched to the bottom; what is neither is passed over.
     The exit status is 1 when a file did not arrive.
     """
-    from console.sending import failures, send_places
+    from console.scu import Rejected
+    from console.sending import arrived, failures, send_places
 
-    outcome = send_places(places, _peer(to, called, calling), out)
+    try:
+        outcome = send_places(places, _peer(to, called, calling), out)
+    except Rejected as error:
+        raise NotThere(f"{error} --called and --calling give other AE titles") from error
     if outcome.failed:
         err.print(failures(outcome.failed))
-    out.print(f"{len(outcome.sent)} objects of {len(outcome.study_uids)} studies arrived")
+    out.print(arrived(outcome), highlight=False)
     if outcome.failed or not outcome.sent:
         raise typer.Exit(1)
 
@@ -258,16 +281,24 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command(epilog=_examples("hilum init", "hilum init /etc/hilum/hilum.toml"))
+@app.command(epilog=_examples("hilum init", "hilum init /etc/hilum/hilum.toml", "hilum init - | less"))
 def init(
-    file: Annotated[Path, typer.Argument(help="what to write")] = Path("hilum.toml"),
+    file: Annotated[Path, typer.Argument(help="what to write; -: the terminal")] = Path("hilum.toml"),
     force: Annotated[bool, typer.Option("--force", help="replace the file when it is there")] = False,
 ) -> None:
-    """Write a hilum.toml with every setting, its meaning, unit and default, all commented out."""
+    """Write a hilum.toml with every setting, its meaning, unit and default, all commented out.
+
+    `-` prints it instead.
+    """
     from console.configuration import commented
 
+    if str(file) == "-":
+        print(commented(), end="")  # noqa: T201 - not wrapped and not coloured
+        return
     if file.exists() and not force:
-        raise SettingsError(f"{file} is there already; --force replaces it")
+        raise SettingsError(
+            f"{file} is there already: `hilum init -` prints every setting, --force replaces the file"
+        )
     file.write_text(commented())
     out.print(f"{escape(str(file))}: name your senders and destinations in it, then [bold]hilum doctor[/]")
 

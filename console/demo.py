@@ -1,15 +1,16 @@
 """`hilum demo`: the whole way on one machine, from a sender to a PACS, shown as it happens."""
 
 import os
+import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 
 from pydicom.uid import (
@@ -30,9 +31,9 @@ from rich.table import Table
 
 from console import pacs, scu
 from console.demo_site import DemoFailed, Site, configured, running, wait_until_ready
-from console.scu import Outgoing, Unusable
+from console.scu import Outgoing, PassedOver, Unusable
 from console.sending import Outcome, failures, progress, send_files
-from console.tables import add
+from console.tables import add, counted
 from db import findings, jobs, reports, studies
 from db.session import transaction
 from db.tables import DeliveryState, Finding, Instance, Study, StudyState
@@ -54,13 +55,17 @@ _SYNTAXES = (
 _READ = (StudyState.READ, StudyState.REPORTED, StudyState.DELIVERED, StudyState.NOT_READ)
 _ENDED = (StudyState.DELIVERED, StudyState.NOT_READ)
 _MOST_LINES = 4
+_SHORTEST_ID, _LONGEST_ID, _FINDING, _OTHER_COLUMNS = 8, 20, 12, 51  # columns of the terminal
 
 
 def demo(places: Sequence[Path], *, count: int, keep_serving: bool, console: Console) -> bool:
     """Start everything, send studies, show what came back, and return whether nothing was lost.
 
-    Without places, phantoms are sent. Raises DemoFailed when something does not start.
+    Without places, phantoms are sent. Raises DemoFailed when something does not start, or when the
+    places hold nothing to send.
     """
+    if places:
+        _require_something(places)
     site = configured()
     folder = f"[bold]{escape(str(site.folder))}[/]"
     console.print(f"Hilum runs in {folder}, its log is {site.log.name} there", soft_wrap=True)
@@ -73,7 +78,7 @@ def demo(places: Sequence[Path], *, count: int, keep_serving: bool, console: Con
         _show(results, outcome, console)
         if keep_serving:
             console.print(_invitation(site), soft_wrap=True)
-        console.print(summary(results), highlight=False, soft_wrap=True)
+        console.print(summary(results, outcome), highlight=False, soft_wrap=True)
         if keep_serving:
             _serve(site)
     return bool(results) and not outcome.failed and not any(each.is_lost for each in results)
@@ -81,9 +86,24 @@ def demo(places: Sequence[Path], *, count: int, keep_serving: bool, console: Con
 
 def phantoms(count: int, folder: Path) -> Iterator[Outgoing | Unusable]:
     """Draw phantoms, each a new study: every label, in the syntaxes and polarities that hospitals use."""
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for path in pool.map(_draw, range(count), [folder] * count):
+    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
+    try:
+        with _ctrl_c_held_up():  # for its processes for ever: this one ends them
+            drawn = pool.map(_draw, range(count), [folder] * count)
+        for path in drawn:
             yield scu.described(path)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_held_up() -> Iterator[None]:
+    resource_tracker.ensure_running()  # else it starts with the first process, and lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _draw(number: int, folder: Path) -> Path:
@@ -107,17 +127,26 @@ def _gather(
     gathering = scu.find(places, wrapped_in=folder) if places else phantoms(count, folder)
     task = bars.add_task("found" if places else "drawn", total=None if places else count, rate="")
     outcome = Outcome()
-    files: list[Outgoing] = []
-    for each in gathering:
-        if isinstance(each, Unusable):
-            outcome.failed.append(each)
-        else:
-            files.append(each)
-        bars.advance(task)
-    bars.update(task, total=len(files) + len(outcome.failed))
-    if not files:
-        raise DemoFailed("there is neither a DICOM file nor a JPEG or PNG picture to send")
+    files = outcome.sendable(bars.track(gathering, task_id=task))
+    bars.update(task, total=bars.tasks[task].completed)
     return outcome, files
+
+
+def _require_something(places: Sequence[Path]) -> None:
+    """Raise DemoFailed, which says why each file is no use, when nothing in these places can be sent."""
+    useless: list[Unusable | PassedOver] = []
+    with tempfile.TemporaryDirectory(prefix="hilum-demo-") as name:
+        for each in scu.find(places, wrapped_in=Path(name)):
+            if isinstance(each, Outgoing):
+                return
+            useless.append(each)
+    lines = [f"there is nothing to send in {', '.join(map(str, places))}: {_because(len(useless))}"]
+    lines += [f"{each.source}: {each.because}" for each in useless[:_MOST_LINES]]
+    raise DemoFailed("\n".join([*lines, *["..."] * (len(useless) > _MOST_LINES)]))
+
+
+def _because(useless: int) -> str:
+    return f"{counted(useless, 'file', 'files')}, of no use" if useless else "no file at all"
 
 
 @dataclass(frozen=True)
@@ -129,6 +158,7 @@ class Result:
     """
 
     study: Study
+    has_findings: bool
     lines: list[tuple[str, str, str]]
     """(view, finding, probabilities) of its images."""
     seconds: float | None
@@ -139,7 +169,12 @@ class Result:
 
     @property
     def is_read(self) -> bool:
-        return self.study.state in _READ
+        return self.study.state in _READ and self.has_findings
+
+    @property
+    def is_not_assessed(self) -> bool:
+        """Whether Hilum has come to its end with it, and says of no image what it shows."""
+        return self.study.state in _READ and not self.has_findings
 
     @property
     def is_lost(self) -> bool:
@@ -182,7 +217,7 @@ class Watch:
         final_at = [each.final_at for each in sent if each.final_at and each.state == DeliveryState.FINAL]
         seconds = (max(final_at) - study.last_received_at).total_seconds() if final_at else None
         found = self._at_the_pacs.get(study_uid, set()) & expected
-        return Result(study, list(dict.fromkeys(lines)), seconds, expected, found)
+        return Result(study, bool(said), list(dict.fromkeys(lines)), seconds, expected, found)
 
 
 def _line(image: Instance, finding: Finding | None) -> tuple[str, str, str]:
@@ -218,35 +253,47 @@ def _is_over(sending: Future[None], outcome: Outcome, reached: tuple[int, int]) 
 
 
 def _show(results: Sequence[Result], outcome: Outcome, console: Console) -> None:
-    table = Table(title="What came back", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("patient", no_wrap=True)
-    for header in ("view", "finding"):
-        table.add_column(header)
+    table = Table(title="What came back", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    # the patient's column gives way in a narrow window: without a least width, rich empties those that wrap
+    longest_id = max(_SHORTEST_ID, min(_LONGEST_ID, console.width - _OTHER_COLUMNS))
+    table.add_column("patient", no_wrap=True, max_width=longest_id)
+    table.add_column("view", no_wrap=True)
+    table.add_column("finding", min_width=_FINDING)
     table.add_column(" ".join(label[:3] for label in LABELS), no_wrap=True)
-    for header in ("s", "in PACS"):
+    for header in ("s", "PACS"):
         table.add_column(header, justify="right", no_wrap=True)
     for each in results:
-        cells = ["\n".join(column) for column in zip(*each.lines[:_MOST_LINES], strict=True)]
         seconds = "" if each.seconds is None else f"{each.seconds:.1f}"
         objects = f"{len(each.found)}/{len(each.expected)}"
         style = "red" if each.is_lost else None
-        add(table, each.study.patient_id, *cells, seconds, objects, style=style)
+        first, *more = each.lines[:_MOST_LINES] or [("", "", "")]
+        add(table, each.study.patient_id, *first, seconds, objects, style=style)
+        for line in more:
+            add(table, "", *line, "", "", style=style)
     console.print(table)
     if outcome.failed:
         console.print(failures(outcome.failed))
+    if outcome.passed_over:
+        console.print(f"{counted(outcome.passed_over, 'other file', 'other files')} passed over")
 
 
-def summary(results: Sequence[Result]) -> str:
-    """The demo's last line."""
+def summary(results: Sequence[Result], outcome: Outcome) -> str:
+    """The demo's last line; what did not happen has no word in it but the studies lost."""
     read = sum(each.is_read for each in results)
+    not_assessed = sum(each.is_not_assessed for each in results)
     objects = sum(len(each.found) for each in results)
     lost = sum(each.is_lost for each in results)
+    counts = [
+        f"{counted(len(results), 'study', 'studies')} sent",
+        f"{read} read",
+        *[f"{not_assessed} not assessed"] * bool(not_assessed),
+        f"{counted(objects, 'object', 'objects')} in the PACS",
+        f"{lost} lost",
+        *[f"{counted(len(outcome.failed), 'file', 'files')} not sent"] * bool(outcome.failed),
+    ]
     seconds = [each.seconds for each in results if each.seconds is not None]
     median = f"{statistics.median(seconds):.1f} s" if seconds else "- s"
-    return (
-        f"demo: {len(results)} studies sent, {read} read, {objects} objects in the PACS, {lost} lost, "
-        f"median {median} from last image to result"
-    )
+    return f"demo: {', '.join(counts)}, median {median} from last image to result"
 
 
 def _invitation(site: Site) -> str:

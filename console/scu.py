@@ -10,7 +10,7 @@ from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from console.wrap import PICTURES, manifest_lines, wrap
+from console.wrap import MANIFEST, PICTURES, manifest_lines, wrap
 from hilum import pacs
 from hilum.errors import PacsUnavailable
 
@@ -68,10 +68,21 @@ class Unusable:
     because: str
 
 
-def find(places: Sequence[Path], *, wrapped_in: Path) -> Iterator[Outgoing | Unusable]:
+@dataclass(frozen=True)
+class PassedOver:
+    """A file that was found in a folder, and is nothing to send."""
+
+    source: Path
+    because: str
+
+
+Found = Outgoing | Unusable | PassedOver
+
+
+def find(places: Sequence[Path], *, wrapped_in: Path) -> Iterator[Found]:
     """Yield every DICOM file in these files and folders, and every JPEG or PNG, wrapped as DX into a folder.
 
-    What else a folder holds is passed over; a file that was named itself is reported as unusable.
+    What else a folder holds is to be passed over; a file that was named itself is unusable.
     """
     for place in places:
         lines = manifest_lines(place)
@@ -81,7 +92,15 @@ def find(places: Sequence[Path], *, wrapped_in: Path) -> Iterator[Outgoing | Unu
             elif _is_dicom(path):
                 yield described(path)
             elif path == place:
-                yield Unusable(path, "neither a DICOM file nor a JPEG or PNG picture")
+                yield Unusable(path, _neither(path))
+            elif path.is_file() and path.name != MANIFEST:
+                yield PassedOver(path, _neither(path))
+
+
+def _neither(path: Path) -> str:
+    if path.is_file() and not path.stat().st_size:
+        return "empty"
+    return "neither a DICOM file (it lacks the word DICM at byte 128) nor a JPEG or PNG picture"
 
 
 def described(path: Path, source: Path | None = None) -> Outgoing | Unusable:

@@ -1,7 +1,7 @@
 """Sending with a progress bar."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from rich.progress import (
 from rich.table import Table
 
 from console import scu
-from console.scu import Outgoing, Peer, Unusable
-from console.tables import add
+from console.scu import Found, Outgoing, Peer, Unusable
+from console.tables import add, counted
 
 _MB = 1_000_000
 _MOST_SHOWN = 20
@@ -30,11 +30,25 @@ class Outcome:
 
     sent: list[Outgoing] = field(default_factory=list)
     failed: list[Unusable] = field(default_factory=list)
+    passed_over: int = 0
+    """Files in folders that are neither DICOM nor a picture."""
 
     @property
     def study_uids(self) -> list[str]:
         """Studies of which at least one object arrived, in the order of sending."""
         return list(dict.fromkeys(each.study_uid for each in self.sent))
+
+    def sendable(self, found: Iterable[Found]) -> list[Outgoing]:
+        """The files that can be sent, once what cannot has been noted."""
+        files: list[Outgoing] = []
+        for each in found:
+            if isinstance(each, Outgoing):
+                files.append(each)
+            elif isinstance(each, Unusable):
+                self.failed.append(each)
+            else:
+                self.passed_over += 1
+        return files
 
 
 def progress(console: Console) -> Progress:
@@ -58,8 +72,8 @@ def send_places(places: Sequence[Path], peer: Peer, console: Console) -> Outcome
     with tempfile.TemporaryDirectory(prefix="hilum-") as wrapped_in:
         with console.status("looking for DICOM files and pictures"):
             found = list(scu.find(places, wrapped_in=Path(wrapped_in)))
-        outcome = Outcome(failed=[each for each in found if isinstance(each, Unusable)])
-        files = [each for each in found if isinstance(each, Outgoing)]
+        outcome = Outcome()
+        files = outcome.sendable(found)
         with progress(console) as bars:
             send_files(files, peer, bars, outcome)
     return outcome
@@ -83,6 +97,14 @@ def _rate(count: int, size_bytes: int, elapsed_s: float) -> str:
     if elapsed_s <= 0:
         return ""
     return f"{count / elapsed_s:.1f} images/s, {size_bytes / _MB / elapsed_s:.0f} MB/s"
+
+
+def arrived(outcome: Outcome) -> str:
+    """How much of it arrived, in a line."""
+    objects = counted(len(outcome.sent), "object", "objects")
+    studies = counted(len(outcome.study_uids), "study", "studies")
+    others = counted(outcome.passed_over, "other file", "other files")
+    return f"{objects} of {studies} arrived" + (f"; {others} passed over" if outcome.passed_over else "")
 
 
 def failures(failed: Sequence[Unusable]) -> Table:

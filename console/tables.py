@@ -29,6 +29,11 @@ def add(to: Table, *cells: str, style: str | None = None) -> None:
     to.add_row(*(Text(plain(cell)) for cell in cells), style=style)
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """A number and what it is of: 1 study, 2 studies."""
+    return f"{count} {one if count == 1 else many}"
+
+
 def plain(text: str) -> str:
     """The text without what steers a terminal; lines stay lines."""
     return "".join(_shown(text))

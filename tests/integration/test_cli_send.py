@@ -9,6 +9,7 @@ from pydicom import dcmread
 from pydicom.uid import UID, JPEG2000Lossless
 
 from console import scu
+from console.cli import NotThere
 from console.doctor import examine
 from console.scu import Outgoing, Peer, Unusable
 from db.schema import upgrade
@@ -43,10 +44,31 @@ def peer(orthanc: Orthanc) -> Peer:
 def test_all_images_of_a_folder_arrive_and_are_found_there(folder: Path, orthanc: Orthanc) -> None:
     code, text = run("send", str(folder), "--to", f"127.0.0.1:{orthanc.port}", "--called", orthanc.ae_title)
     assert (code, orthanc.count()) == (0, 3)
-    assert "3 objects of 3 studies arrived" in text
+    assert "3 objects of 3 studies arrived; 1 other file passed over" in text
     ds = dcmread(folder / "no-suffix")
     assert scu.found(peer(orthanc), ds.StudyInstanceUID) == {ds.SOPInstanceUID}
     assert scu.found(peer(orthanc), "1.2.3") == set()
+
+
+def test_one_object_is_told_as_one(folder: Path, orthanc: Orthanc) -> None:
+    to = ("--to", f"127.0.0.1:{orthanc.port}", "--called", orthanc.ae_title)
+    assert "1 object of 1 study arrived\n" in run("send", str(folder / "no-suffix"), *to)[1]
+
+
+def test_a_host_without_an_address_is_said_in_words(folder: Path) -> None:
+    with pytest.raises(PacsUnavailable, match="cannot be called"):
+        run("send", str(folder), "--to", "nohost.invalid:104")
+
+
+def test_a_sender_that_is_not_known_is_told_how_to_call_as_another(
+    folder: Path, hilum_env: SettingsChange, tmp_path: Path
+) -> None:
+    senders = [{"ae_title": "ROOM1"}]
+    listener = Listener(tmp_path, senders=json.dumps(senders))
+    hilum_env(listener_port=listener.port, senders=senders)
+    with pytest.raises(NotThere, match="--calling"):
+        run("send", str(folder))
+    listener.stop()
 
 
 def test_a_compressed_file_arrives_as_it_was_compressed(folder: Path, orthanc: Orthanc) -> None:
@@ -133,16 +155,28 @@ def test_doctor_says_what_to_do_about_each_fault(hilum_env: SettingsChange, orth
     away = {**place, "name": "away", "port": free_port()}
     ours = hilum_env(destinations=[place, away], keep_free_mb=10**9, listener_port=free_port())
     checks = {check.name: check for check in examine()}
-    assert checks["database"].remedy == "run `hilum database upgrade`"
+    assert "`hilum up` makes it" in checks["database"].found
     assert "keep_free_mb" in checks["file store"].remedy
     assert "HILUM" in checks["destination away"].remedy
-    for name in ("configuration", "broker", "decoders", "network", "listener", "destination pacs"):
+    well = ("configuration", "database", "broker", "workers", "decoders", "network", "listener")
+    for name in (*well, "destination pacs"):
         assert not checks[name].remedy, name
     assert run("doctor")[0] == 1
 
     upgrade(ours.database)
     hilum_env(destinations=[place], keep_free_mb=0)
     assert run("doctor")[0] == 0
+
+
+def test_doctor_finds_old_tables_and_queues_without_a_worker(
+    hilum_env: SettingsChange, valkey: Broker
+) -> None:
+    ours = hilum_env(broker_url=valkey.url, listener_port=free_port())
+    (ours.data_dir / "hilum.sqlite").touch()
+    checks = {check.name: check for check in examine()}
+    assert checks["database"].remedy == "run `hilum database upgrade`"
+    assert "classify.urgent" in checks["workers"].found
+    assert "start the workers" in checks["workers"].remedy
 
 
 def test_doctor_finds_a_broker_that_is_away_and_a_port_that_another_program_has(

@@ -70,6 +70,6 @@ def test_all_of_hilum_talks_to_this_machine_alone(hilum_env: SettingsChange, tmp
     # without a PATH, the demo finds no Orthanc and takes pynetdicom's small PACS
     here = {"HILUM_LISTENER_PORT": str(free_port()), "PATH": ""}
     said, lines = listened_to(demo, tmp_path, **here)
-    assert "demo: 1 studies sent, 1 read, 2 objects in the PACS, 0 lost" in said, said
+    assert "demo: 1 study sent, 1 read, 2 objects in the PACS, 0 lost" in said, said
     assert sum(ADDRESS.search(line) is not None for line in lines) > 1, "nobody was heard"
     assert [line for line in lines if is_strange(line)] == []

@@ -143,6 +143,40 @@ def test_init_replaces_nothing_unless_forced(tmp_path: Path) -> None:
     assert file.read_text() == commented()
 
 
+def test_init_prints_every_setting_for_a_dash() -> None:
+    assert run("init", "-") == (0, commented())
+
+
+def in_a_process(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "console.cli", *arguments],
+        env={"PATH": "", "PYTHONPATH": str(ROOT), **variables},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", [("init", "/dev/null/hilum.toml"), ("up",), ("demo", "--once")])
+def test_a_folder_that_cannot_be_written_is_said_in_words(command: tuple[str, ...]) -> None:
+    answer = in_a_process(*command, HILUM_DATA_DIR="/dev/null/hilum")
+    assert answer.returncode == 1
+    assert "/dev/null" in answer.stderr and "Not a directory" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("studies",), ("show", "A1"), ("replay", "A1"), ("cancel", "A1")]
+)
+def test_a_command_that_asks_makes_no_site(command: tuple[str, ...], tmp_path: Path) -> None:
+    answer = in_a_process(*command, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert f"there is no Hilum in {tmp_path / 'hilum-data'}" in answer.stderr
+    assert "HILUM_CONFIG" in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_status_says_unknown_of_workers_that_do_not_answer(
     database_url: str, valkey: Broker, hilum_env: SettingsChange
 ) -> None:
@@ -293,7 +327,7 @@ def test_nobody_waits_for_the_broker_that_status_asks(
 
     monkeypatch.setattr(overview, "ask", asks)
     run("status")
-    assert asked == ["active"]
+    assert asked == ["active", "active_queues"]
 
 
 def test_nobody_waits_for_the_reader_of_show(lite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
