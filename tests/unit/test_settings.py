@@ -118,7 +118,11 @@ def test_a_file_that_is_not_toml_is_named(toml: Path) -> None:
         ("SENDERS", "PACS", "HILUM_SENDERS: should be a list in JSON, like"),
         ("SENDERS", "5", "senders: should be a valid tuple (in HILUM_SENDERS)"),
         ("SENDERS", "[5]", "sender number 1: should be a valid dictionary"),
-        ("DATABASE_URL", "postgres://x:hunter2@y/z", "database_url: should be like postgresql+psycopg://user"),
+        (
+            "DATABASE_URL",
+            "postgres://x:hunter2@y/z",
+            "database_url: should be like postgresql+psycopg://user",
+        ),
         ("DATABASE_URL", "nonsense", "database_url: should be like"),
         ("DATABASE_URL", "postgresql+psycopg://h:port/x", "database_url: should be like"),
         ("BROKER_URL", "amqp://broker", "broker_url: should begin with redis://"),
