@@ -89,7 +89,7 @@ def handle_close(event: Event) -> None:
     """Remove what a sender left half sent, and wait no longer for one who never asked for anything."""
     messages(event.assoc).drop()
     if wire(event.assoc).is_waiting:
-        event.assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]  # as if its time were up
+        event.assoc.dul.to_user_queue.put(None)  # as if its time were up
 
 
 def _keep(event: Event, store: Store, bells: Bells) -> int | Dataset:

@@ -273,7 +273,7 @@ def _draw_scale(draw: ImageDraw.ImageDraw, left: int, right: int, top: int, imag
         draw.line(((x, y), (x, y + 12)), fill=colour)
     draw.text((left, y + 20), "little", _FAINT, _font(14))
     draw.text((right, y + 20), "much", _FAINT, _font(14), anchor="ra")
-    draw.text((left, y + 46), "Corner marks: the part that was read", _FAINT, _font(14))
+    draw.text((left, y + 46), "Line: half as much. Corners: what was read", _FAINT, _font(14))
     if image.ood is not None:
         draw.text((left, y + 70), f"Out-of-distribution score {image.ood:.2f}", _FAINT, _font(14))
 
