@@ -93,7 +93,13 @@ def test_ctrl_c_ends_a_demo_without_a_traceback(hilum_env: SettingsChange, tmp_p
     environment = {**os.environ, "PATH": "", "HILUM_LISTENER_PORT": str(free_port())}
     with (tmp_path / "said").open("wb") as out:
         running = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=_hear_ctrl_c,
         )
     said = tmp_path / "said"
     wait_for(lambda: "Hilum runs in" in said.read_text(), 60, "the beginning")
@@ -106,6 +112,11 @@ def test_ctrl_c_ends_a_demo_without_a_traceback(hilum_env: SettingsChange, tmp_p
         running.wait()
     assert "Traceback" not in said.read_text()
     assert "Error" not in said.read_text()
+
+
+def _hear_ctrl_c() -> None:
+    """What runs the tests in the background may have told its children not to hear it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def is_drawing(pid: int) -> bool:
