@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import Dataset
 
 from hilum import phantom
 from hilum.network import LABELS
@@ -26,25 +27,26 @@ class Images:
     """Images and what is known of them, index for index."""
 
     pixels: NDArray[np.uint8]
-    """(N, 224, 224), out of `hilum.radiograph.network_input`."""
+    """(N, 224, 224), out of `hilum.radiograph.network_input`; may lie in a file (a memory map)."""
     labels: NDArray[np.int64]
     """(N,) indices into `hilum.network.LABELS`."""
     sources: NDArray[np.str_]
     patients: NDArray[np.str_]
     digests: NDArray[np.str_]
     """SHA-256 of each image's file; of a phantom, its seed and label."""
+    views: NDArray[np.str_]
+    """PA or AP; empty where unknown."""
+    sexes: NDArray[np.str_]
+    """M or F; empty where unknown."""
+    ages_years: NDArray[np.float64]
+    """NaN where unknown."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def where(self, chosen: NDArray[np.bool_]) -> "Images":
-        return Images(
-            self.pixels[chosen],
-            self.labels[chosen],
-            self.sources[chosen],
-            self.patients[chosen],
-            self.digests[chosen],
-        )
+    def where(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Images":
+        """Return the images of a mask (N,), or of indices in their order."""
+        return Images(**{name: values[chosen] for name, values in vars(self).items()})
 
 
 def radiographs(images: Path, manifest: Path) -> Images:
@@ -61,6 +63,9 @@ def radiographs(images: Path, manifest: Path) -> Images:
         sources=np.array([row["source_dataset"] for row in rows]),
         patients=np.array([row["patient_id"] for row in rows]),
         digests=np.array([row["sha256"] for row in rows]),
+        views=np.array([(row.get("view") or "")[:2].upper() for row in rows]),
+        sexes=np.array([(row.get("sex") or "").upper() for row in rows]),
+        ages_years=np.array([float(row.get("age") or "nan") for row in rows]),
     )
 
 
@@ -71,33 +76,37 @@ def _pixels(file: Path) -> NDArray[np.uint8]:
 
 def phantoms(seeds: Iterable[int]) -> Images:
     """Return one phantom radiograph per seed, the classes in turn; each is a patient of its own."""
-    names = [(seed, LABELS[seed % len(LABELS)]) for seed in seeds]
+    seeds = list(seeds)
+    drawn = [_drawn(seed) for seed in seeds]
+    names = [LABELS[seed % len(LABELS)] for seed in seeds]
     return Images(
-        pixels=np.stack([_drawn(seed, label) for seed, label in names])
-        if names
-        else np.empty((0, INPUT_SIZE, INPUT_SIZE), np.uint8),
-        labels=np.array([LABELS.index(label) for _, label in names], np.int64),
-        sources=np.array([PHANTOM for _ in names], np.str_),
-        patients=np.array([f"{PHANTOM}-{seed}" for seed, _ in names], np.str_),
-        digests=np.array(
-            [hashlib.sha256(f"{seed} {label}".encode()).hexdigest() for seed, label in names], np.str_
+        pixels=np.array([network_input(to_display(ds)) for ds in drawn], np.uint8).reshape(
+            -1, INPUT_SIZE, INPUT_SIZE
         ),
+        labels=np.array([LABELS.index(name) for name in names], np.int64),
+        sources=np.array([PHANTOM for _ in seeds], np.str_),
+        patients=np.array([f"{PHANTOM}-{seed}" for seed in seeds], np.str_),
+        digests=np.array(
+            [
+                hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
+                for seed, name in zip(seeds, names, strict=True)
+            ],
+            np.str_,
+        ),
+        views=np.array([ds.ViewPosition for ds in drawn], np.str_),
+        sexes=np.array([ds.PatientSex for ds in drawn], np.str_),
+        ages_years=np.array([float(ds.PatientAge.rstrip("Y")) for ds in drawn], np.float64),
     )
 
 
-def _drawn(seed: int, label: str) -> NDArray[np.uint8]:
+def _drawn(seed: int) -> Dataset:
     # Small, because the network sees 224 rows; as DICOM, because that is how phantoms come at work.
-    return network_input(to_display(phantom.phantom(seed, label, rows=320, columns=262)))
+    return phantom.phantom(seed, LABELS[seed % len(LABELS)], rows=320, columns=262)
 
 
 def together(parts: Sequence[Images]) -> Images:
-    return Images(
-        np.concatenate([part.pixels for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.sources for part in parts]),
-        np.concatenate([part.patients for part in parts]),
-        np.concatenate([part.digests for part in parts]),
-    )
+    """Return the images of all parts, one after the other."""
+    return Images(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
 
 def split(images: Images, shares: tuple[float, float, float], seed: int) -> NDArray[np.str_]:

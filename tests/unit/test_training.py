@@ -56,6 +56,9 @@ def known_images(patients: list[str], labels: list[int]) -> data.Images:
         sources=np.array(["somewhere"] * count),
         patients=np.array(patients),
         digests=np.array([f"{index:064x}" for index in range(count)]),
+        views=np.array(["PA"] * count),
+        sexes=np.array(["F"] * count),
+        ages_years=np.array([61.0] * count),
     )
 
 
