@@ -1,8 +1,9 @@
 """The network: its architecture and its artefact, one folder that says all about one version.
 
 An artefact holds `weights.safetensors` (every tensor once), `graph.onnx` (the same network as a graph
-whose tensors are offsets into the weights file) and `manifest.json`. Nothing here needs torch, except what
-speaks of it: `build`, `load_network`, `normalise` and `save_artefact`.
+whose tensors are offsets into the weights file), `strangeness.safetensors` (what it knows, see
+`hilum.strangeness`) and `manifest.json`. Nothing here needs torch, except what speaks of it: `build`,
+`load_network`, `normalise` and `save_artefact`.
 """
 
 import hashlib
@@ -18,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from hilum import strangeness as strangenesses
 from hilum.errors import NetworkError
 from hilum.radiograph import INPUT_SIZE, PREPROCESSING
+from hilum.strangeness import Strangeness
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +35,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 WEIGHTS, GRAPH, MANIFEST = "weights.safetensors", "graph.onnx", "manifest.json"
+STRANGENESS = "strangeness.safetensors"
 _BLOCKS = (3, 4, 6, 3)  # bottlenecks in each of ResNet50's four layers
 _NOT_KEPT = "num_batches_tracked"
 _REFUSED = "Put a complete artefact there, as `hilum train` writes it, or use the one that Hilum ships."
@@ -47,34 +51,6 @@ class Head:
     second_weight: NDArray[np.float32]
     """(4, 512)"""
     second_bias: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Strangeness:
-    """How far from everything known an image's pooled features lie."""
-
-    means: NDArray[np.float32]
-    """(K, 2048), one per group of images trained on."""
-    spread: NDArray[np.float32]
-    """(2048,), the standard deviation around the means."""
-    quantiles: NDArray[np.float32]
-    """(101,), distances of images never trained on, at 0, 1, ... 100 percent."""
-
-    def distances(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (B,) the mean squared standard score of (B, 2048) from the nearest mean."""
-        scores = (pooled[:, None, :] - self.means) / self.spread
-        return np.asarray(np.square(scores).mean(axis=2).min(axis=1), dtype=np.float32)
-
-    def of(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return how strange images are, (B,), of their pooled features (B, 2048).
-
-        Up to 1 it is the share of images never trained on that are less strange; above 1 it means so many
-        times as far away as the strangest of them.
-        """
-        distances = self.distances(pooled)
-        shares = np.interp(distances, self.quantiles, np.linspace(0, 1, len(self.quantiles)))
-        beyond = distances / self.quantiles[-1]
-        return np.asarray(np.where(beyond > 1, beyond, shares), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -104,8 +80,7 @@ class Artefact:
         return Head(*_tensors(self.weights, names))
 
     def strangeness(self) -> Strangeness:
-        names = ("strangeness.means", "strangeness.spread", "strangeness.quantiles")
-        return Strangeness(*_tensors(self.weights, names))
+        return strangenesses.load(self.folder / STRANGENESS)
 
 
 def shipped() -> Path:
@@ -143,7 +118,7 @@ def load_artefact(folder: Path) -> Artefact:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise NetworkError(f"{folder / MANIFEST} lacks something: {error}. {_REFUSED}") from error
-    for name in (WEIGHTS, GRAPH):
+    for name in (WEIGHTS, GRAPH, STRANGENESS):
         if _sha256(folder / name) != described.get(name):
             raise NetworkError(f"{folder / name} is not the file that its manifest describes. {_REFUSED}")
     return artefact
@@ -240,13 +215,14 @@ def save_artefact(
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"strangeness.{name}": torch.from_numpy(value) for name, value in vars(strangeness).items()}
+    tensors: dict[str, Any] = {}
     for name, value in network.state_dict().items():
         if not name.endswith(_NOT_KEPT):
             is_large = value.ndim > 1 or name.startswith("fc.")
             tensors[name] = value.detach().cpu().to(torch.float16 if is_large else torch.float32).contiguous()
     save_file(tensors, folder / WEIGHTS)
     (folder / GRAPH).write_bytes(_graph(folder / WEIGHTS))
+    (folder / STRANGENESS).write_bytes(strangeness.content())
     manifest: dict[str, Any] = {
         **described,
         "version": version,
@@ -255,7 +231,7 @@ def save_artefact(
         "preprocessing": PREPROCESSING,
         "temperature": temperature,
         "created": created.isoformat(),
-        "sha256": {name: _sha256(folder / name) for name in (WEIGHTS, GRAPH)},
+        "sha256": {name: _sha256(folder / name) for name in (WEIGHTS, GRAPH, STRANGENESS)},
     }
     manifest["digest"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")

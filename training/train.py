@@ -30,8 +30,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models import ResNet
 
 from hilum import network as artefacts
-from hilum.network import LABELS, Strangeness
+from hilum.network import LABELS
 from hilum.radiograph import INPUT_SIZE
+from hilum.strangeness import Strangeness
 from training import card, data, evaluate
 from training import recipe as recipes
 from training.data import Images

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hilum import network
+from hilum.strangeness import Strangeness
 
 
 def untrained(folder: Path) -> Path:
@@ -16,7 +17,7 @@ def untrained(folder: Path) -> Path:
     torch.manual_seed(0)
     made = network.build()
     rng = np.random.default_rng(0)
-    known = network.Strangeness(
+    known = Strangeness(
         means=rng.random((8, 2048), np.float32),
         spread=np.ones(2048, np.float32),
         quantiles=np.linspace(0, 1, 101, dtype=np.float32),

@@ -13,7 +13,6 @@ from safetensors.numpy import load_file, save_file
 from hilum.errors import NetworkError
 from hilum.network import (
     LABELS,
-    Strangeness,
     build,
     load_artefact,
     load_network,
@@ -21,6 +20,7 @@ from hilum.network import (
     save_artefact,
     shipped,
 )
+from hilum.strangeness import Strangeness
 from tests.unit.artefacts import rewrite_manifest, untrained
 
 torch = pytest.importorskip("torch")
@@ -127,14 +127,6 @@ def test_the_network_that_hilum_ships_can_be_loaded() -> None:
     artefact = load_artefact(shipped())
     assert artefact.manifest["licence"] == "CC-BY-NC-SA-4.0"
     assert set(artefact.manifest["metrics"]) > {"radiographs", "phantom", "nih-chestxray14"}
-
-
-def test_strangeness_grows_with_the_distance_and_is_a_share_of_known_images() -> None:
-    means = np.zeros((2, 2048), np.float32)
-    means[1] = 10
-    known = Strangeness(means, np.ones(2048, np.float32), np.linspace(1, 3, 101, dtype=np.float32))
-    pooled = np.array([[0.0], [np.sqrt(2)], [10 + np.sqrt(2)], [-np.sqrt(6)]]) * np.ones((1, 2048))
-    np.testing.assert_allclose(known.of(pooled.astype(np.float32)), [0, 0.5, 0.5, 2], atol=1e-3)
 
 
 def test_gray_is_normalised_as_imagenet_was() -> None:
