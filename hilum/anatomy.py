@@ -94,7 +94,7 @@ def patient(rng: Generator) -> Patient:
         neck=rng.uniform(5.2, 7.0),
         shoulder=rng.uniform(-1.2, 1.6),
         scapula=rng.uniform(-1.0, 3.5),
-        breast=rng.uniform(1.5, 5.0) if female else rng.uniform(0, 0.8),
+        breast=rng.uniform(1.0, 3.2) if female else rng.uniform(0, 0.8),
         breast_y=rng.uniform(2.5, 7.5),
         rib_gap=rng.normal(2.25, 0.1),
         rib_drop=rng.uniform(10.0, 14.5),

@@ -38,8 +38,10 @@ from hilum.anatomy import (
 from hilum.lesions import lost_air
 from hilum.uids import derived_uid
 
-__all__ = ["LABELS", "PATIENT_ID_PREFIX", "draw", "is_phantom", "phantom"]
+__all__ = ["DRAWING", "LABELS", "PATIENT_ID_PREFIX", "draw", "is_phantom", "phantom"]
 
+DRAWING = "2"
+"""Version of what `draw` draws: other pixels under an old UID would be taken for a copy."""
 PATIENT_ID_PREFIX = "HILUM-PHANTOM-"
 PRIVATE_GROUP, PRIVATE_CREATOR = 0x0099, "HILUM"
 """Our private block: element 01 says YES to being a phantom, 02 its label, 03 its seed."""
@@ -204,6 +206,7 @@ def phantom(
     ds = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=bytes(128))
     _add_pixels(ds, draw(seed, label, rows=rows, columns=columns), photometric_interpretation, seed)
     what = (
+        DRAWING,
         str(seed),
         label,
         transfer_syntax_uid,
@@ -320,7 +323,7 @@ def _add_origin(ds: Dataset, seed: int, label: str) -> None:
         Manufacturer="Hilum",
         ManufacturerModelName="Phantom",
         DeviceSerialNumber="1",
-        SoftwareVersions="1",
+        SoftwareVersions=DRAWING,
         QualityControlImage="YES",
     )
     block = ds.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
