@@ -116,4 +116,4 @@ class Batcher:
 
 def _one_of(together: Reading, index: int) -> Reading:
     here = slice(index, index + 1)
-    return Reading(together.probabilities[here], together.features[here], together.ood[here])
+    return Reading(**{name: values[here] for name, values in vars(together).items()})

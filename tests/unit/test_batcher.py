@@ -34,9 +34,8 @@ class SlowEngine:
         if images[0, 0, 0] == 255:
             raise RuntimeError("this image cannot be read")
         values = images[:, 0, 0].astype(np.float32)
-        return Reading(
-            np.stack([values] * 4, axis=1), np.zeros((len(images), 2048, 7, 7), np.float32), values
-        )
+        rows = np.stack([values] * 4, axis=1)
+        return Reading(rows, rows, np.zeros((len(images), 2048, 7, 7), np.float32), values)
 
 
 @pytest.fixture

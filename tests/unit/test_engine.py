@@ -7,7 +7,15 @@ import pytest
 from numpy.typing import NDArray
 
 from hilum import phantom
-from hilum.engine import Engine, OpenVinoEngine, TorchEngine, choose_engine
+from hilum.engine import (
+    ENGINES,
+    Engine,
+    OnnxRuntimeEngine,
+    OpenVinoEngine,
+    Reading,
+    choose_engine,
+    named_engine,
+)
 from hilum.errors import NetworkError
 from hilum.network import LABELS, Artefact, load_artefact, shipped
 from hilum.radiograph import network_input
@@ -31,23 +39,36 @@ def images() -> NDArray[np.uint8]:
     return np.stack([network_input((display * 255).round().astype(np.uint8)) for display in drawn])
 
 
-def test_openvino_in_fp32_equals_torch(artefact: Artefact, images: NDArray[np.uint8]) -> None:
-    ours, reference = OpenVinoEngine(artefact, "fp32").read(images), TorchEngine(artefact, "cpu").read(images)
-    np.testing.assert_allclose(ours.probabilities, reference.probabilities, atol=1e-4)
-    np.testing.assert_allclose(ours.features, reference.features, atol=1e-3 * reference.features.max())
+@pytest.fixture(scope="module")
+def reference(artefact: Artefact, images: NDArray[np.uint8]) -> Reading:
+    return named_engine(artefact, "torch").read(images)
+
+
+@pytest.mark.parametrize("engine_type", [OpenVinoEngine, OnnxRuntimeEngine])
+def test_in_fp32_an_engine_equals_torch(
+    artefact: Artefact,
+    images: NDArray[np.uint8],
+    reference: Reading,
+    engine_type: type[OpenVinoEngine | OnnxRuntimeEngine],
+) -> None:
+    ours = engine_type(artefact, "fp32").read(images)
+    np.testing.assert_allclose(ours.logits, reference.logits, atol=1e-4)
+    np.testing.assert_allclose(ours.probabilities, reference.probabilities, atol=1e-5)
+    np.testing.assert_allclose(ours.features, reference.features, atol=1e-4 * reference.features.max())
     np.testing.assert_allclose(ours.ood, reference.ood, rtol=1e-3, atol=1e-3)
 
 
 def test_what_the_cpu_is_given_is_close_to_torch(
-    artefact: Artefact, engine: Engine, images: NDArray[np.uint8]
+    engine: Engine, images: NDArray[np.uint8], reference: Reading
 ) -> None:
-    ours, reference = engine.read(images), TorchEngine(artefact, "cpu").read(images)
-    np.testing.assert_allclose(ours.probabilities, reference.probabilities, atol=0.05)
+    ours = engine.read(images)
+    np.testing.assert_allclose(ours.logits, reference.logits, atol=0.1)
+    np.testing.assert_allclose(ours.probabilities, reference.probabilities, atol=0.02)
 
 
 def test_a_reading_has_the_shapes_it_promises(engine: Engine, images: NDArray[np.uint8]) -> None:
     reading = engine.read(images)
-    assert reading.probabilities.shape == (6, 4)
+    assert reading.logits.shape == reading.probabilities.shape == (6, 4)
     assert reading.features.shape == (6, 2048, 7, 7)
     assert reading.ood.shape == (6,)
     assert {part.dtype for part in vars(reading).values()} == {np.dtype(np.float32)}
@@ -94,6 +115,41 @@ def test_cuda_is_refused_where_there_is_none(artefact: Artefact, monkeypatch: py
     monkeypatch.setattr("hilum.engine._cuda_is_there", lambda: False)
     with pytest.raises(NetworkError, match="no CUDA device"):
         choose_engine(artefact, "cuda")
+
+
+def test_every_engine_says_its_own_name(artefact: Artefact) -> None:
+    assert [named_engine(artefact, name).name for name in ENGINES] == list(ENGINES)
+
+
+def test_without_openvino_the_processor_is_read_on_by_onnx_runtime(
+    artefact: Artefact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hilum.engine._is_installed", lambda name: name == "onnxruntime")
+    assert choose_engine(artefact, "cpu").name == "onnxruntime"
+
+
+def test_an_engine_that_is_not_installed_is_refused_with_what_to_install(
+    artefact: Artefact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hilum.engine._is_installed", lambda name: False)
+    with pytest.raises(NetworkError, match=r"pip install 'hilum\[edge\]'"):
+        choose_engine(artefact, "cpu")
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_int8_is_refused_of_an_artefact_without_it(
+    artefact: Artefact, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hilum.engine.INT8_GRAPH", "not-there.onnx")
+    with pytest.raises(NetworkError, match="no int8 graph"):
+        named_engine(artefact, name, "int8")
+
+
+def test_int8_is_refused_where_it_cannot_run(artefact: Artefact) -> None:
+    with pytest.raises(NetworkError, match="int8 is for the processor"):
+        choose_engine(artefact, "cuda", "int8")
+    with pytest.raises(NetworkError, match="torch does not read in int8"):
+        named_engine(artefact, "torch", "int8")
 
 
 def test_openvino_is_kept_from_reporting_its_use() -> None:
