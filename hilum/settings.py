@@ -124,6 +124,11 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where the network runs: cpu, cuda, or auto, which is cuda where there is one"
     )
+    precision: Literal["auto", "int8"] = Field(
+        "auto",
+        description="what the network computes with: auto, the best that the device is made for (bf16 or fp32), "
+        "or int8 on the processor, for a network that has it",
+    )
 
     listener_host: str = Field("127.0.0.1", description="address the listener binds; 0.0.0.0: all")
     listener_port: Port = Field(11112, description="TCP port of the listener")

@@ -49,7 +49,7 @@ def loaded() -> Reader | None:
 
 def _engine(artefact: Artefact) -> Engine:
     try:
-        return choose_engine(artefact, settings().device)
+        return choose_engine(artefact, settings().device, settings().precision)
     except NetworkError:
         raise
     except Exception as error:  # the border with the engines' native libraries, which can raise anything
