@@ -132,10 +132,13 @@ def split(images: Images, shares: tuple[float, float, float], seed: int) -> NDAr
 
 def digest(images: Images, parts: NDArray[np.str_]) -> str:
     """Return the SHA-256 that names a data set and its split: image digests, labels and parts, sorted."""
-    lines = sorted(
-        f"{image} {LABELS[label]} {part}\n"
-        for image, label, part in zip(images.digests, images.labels, parts, strict=True)
-    )
+    labels = [LABELS[label] for label in images.labels]
+    return digest_of(zip(images.digests.tolist(), labels, parts.tolist(), strict=True))
+
+
+def digest_of(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return the same of (image digest, label, part), as a split file has them."""
+    lines = sorted(f"{image} {label} {part}\n" for image, label, part in rows)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
