@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -136,6 +138,56 @@ def send(
         err.print(failures(outcome.failed))
     out.print(arrived(outcome), highlight=False)
     if outcome.failed or not outcome.sent:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog=_examples(
+        "hilum predict image.dcm",
+        "hilum predict *.dcm --json > findings.json",
+        "hilum predict image.png --engine onnxruntime --heat-map heat.png",
+        "HILUM_PRECISION=int8 hilum predict image.dcm",
+    )
+)
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files, and JPEG or PNG radiographs")],
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    network: Annotated[
+        Path | None, typer.Option(help="folder of a network's artefact; left out: the one in use here")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="openvino, onnxruntime or torch; left out: as `device` is set")
+    ] = "",
+    heat_map: Annotated[
+        Path | None, typer.Option(help="a picture to write: where the network looked, in a single file")
+    ] = None,
+) -> None:
+    """Read chest radiographs here and now. For research only: not a medical device.
+
+    Nothing is kept or sent, and no other process of Hilum need run. The
+    exit status is 1 when a file could not be read; an image that is not
+    assessed is no failure.
+    """
+    from console import predict
+    from worker.eligibility import why_not_assessed
+    from worker.heat_map import with_heat
+
+    if heat_map and len(files) > 1:
+        raise typer.BadParameter("a heat map is of one file", param_hint="--heat-map")
+    reader = predict.engine_for(network, engine)
+    answers = []
+    for file in files:
+        said = predict.answer(file, reader, why_not_assessed)
+        if heat_map:
+            with_heat(*predict.heat_of(said, reader.artefact)).save(heat_map)
+        answers.append(said.for_programs())
+        if not as_json:
+            out.print(predict.rendered(said), highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(predict.about(reader) | {"images": answers}, indent=1))  # noqa: T201 - for programs
+    else:
+        out.print(f"[dim]{escape(predict.by(reader))}[/]", highlight=False)
+    if any(said["wrong"] for said in answers):
         raise typer.Exit(1)
 
 
@@ -305,26 +357,51 @@ def init(
 
 @app.command(
     epilog=_examples(
-        "hilum train first.toml --data radiographs --manifest radiographs/manifest.csv --out run1"
+        "hilum train hilum --data radiographs --out run1",
+        "hilum train ours.toml --data radiographs --manifest radiographs/manifest.csv --out run2",
+        "torchrun --nproc-per-node 4 -m console.cli train hilum --data radiographs --out run3",
     )
 )
 def train(
-    recipe: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="a TOML file of training.recipe")
-    ],
-    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder of the radiographs")],
+    recipe: Annotated[str, typer.Argument(help="a TOML file, or the name of a recipe that comes with Hilum")],
     out_dir: Annotated[Path, typer.Option("--out", help="folder of the artefact, the split and checkpoints")],
+    data: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="folder of the radiographs; none: phantoms alone"),
+    ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="CSV of the files; left out: manifest.csv there")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV that says what each file is")
+    ] = None,
+    cross_validation: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="what --folds wrote: goes into the network's card"),
     ] = None,
 ) -> None:
-    """Train a network by a recipe and evaluate it on patients it has not seen."""
-    try:
+    """Train a network by a recipe and evaluate it on patients it has not seen.
+
+    Ctrl-C keeps all that was learnt; the same command goes on from there.
+    """
+    with _training():
+        from training.recipe import find
         from training.train import train
+
+        made = train(
+            find(recipe), out_dir, images=data, manifest=manifest, cross_validation=cross_validation
+        )
+    out.print(f"the network: {escape(str(made))}")
+
+
+@contextmanager
+def _training() -> Iterator[None]:
+    """Say in words what is not installed, and that a training stopped because it was asked to."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise SettingsError(f"training needs {error.name}: pip install 'hilum[torch]'") from error
-    made = train(recipe, data, manifest or data / "manifest.csv", out_dir)
-    out.print(f"the network: {escape(str(made))}")
+    except HilumError as error:
+        if type(error).__name__ != "Interrupted":
+            raise
+        _fail(str(error), _INTERRUPTED)
 
 
 @database.command()

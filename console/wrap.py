@@ -39,7 +39,7 @@ def wrap(picture: Path, about: Mapping[str, str] | None = None) -> FileDataset:
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = DigitalXRayImageStorageForPresentation
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid(prefix=None)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(prefix=None), generate_uid(prefix=None)
-    _add_pixels(ds, _gray(picture))
+    _add_pixels(ds, gray(picture))
     _add_patient(ds, picture.stem, about)
     _add_image(ds, about.get("view", "").upper() or "PA")
     return ds
@@ -54,7 +54,8 @@ def manifest_lines(folder: Path) -> dict[Path, dict[str, str]]:
         return {folder / line["file"]: line for line in csv.DictReader(lines) if line.get("file")}
 
 
-def _gray(picture: Path) -> NDArray[np.uint8]:
+def gray(picture: Path) -> NDArray[np.uint8]:
+    """Return a picture, (H, W) in gray. Raises OSError or ValueError when it is no picture."""
     with Image.open(picture) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"more than {MOST_PIXELS:,} pixels")
@@ -68,13 +69,13 @@ def _add(ds: Dataset, **elements: Any) -> None:
         setattr(ds, keyword, value)
 
 
-def _add_pixels(ds: Dataset, gray: NDArray[np.uint8]) -> None:
+def _add_pixels(ds: Dataset, pixels: NDArray[np.uint8]) -> None:
     _add(
         ds,
         SamplesPerPixel=1,
         PhotometricInterpretation="MONOCHROME2",
-        Rows=gray.shape[0],
-        Columns=gray.shape[1],
+        Rows=pixels.shape[0],
+        Columns=pixels.shape[1],
         BitsAllocated=8,
         BitsStored=8,
         HighBit=7,
@@ -90,7 +91,7 @@ def _add_pixels(ds: Dataset, gray: NDArray[np.uint8]) -> None:
         WindowCenter=128,
         WindowWidth=256,
     )
-    content = gray.tobytes()
+    content = pixels.tobytes()
     ds.add_new("PixelData", "OB", content + bytes(len(content) % 2))
 
 

@@ -68,11 +68,24 @@ def heat_map_image(
     pixels on its longer side; no word in the pixels says who the patient is. The same arguments give the
     same bytes.
     """
-    canvas = _with_panel(_overlaid(display, heat), image, network, created)
+    picture = with_heat(display, heat, _orientation(image.header))
+    canvas = _with_panel(picture, image, network, created)
     with disable_value_validation():  # the source's UIDs are repeated as they are, valid or not
         capture = _capture(image.header, revision, created)
         _add_pixels(capture, canvas)
         return capture
+
+
+def with_heat(
+    display: NDArray[np.uint8], heat: NDArray[np.float32], orientation: tuple[str, ...] = ()
+) -> Image.Image:
+    """Return a radiograph with its heat map and the warning in its pixels, RGB, 1024 on its longer side.
+
+    `orientation` is where its rows and columns point to, like ("L", "F"); () when that is unknown.
+    """
+    picture = _overlaid(display, heat)
+    _draw_marks(ImageDraw.Draw(picture), picture, orientation)
+    return picture
 
 
 def _capture(header: Dataset, revision: int, created: datetime) -> Dataset:
@@ -210,7 +223,6 @@ def _with_panel(
 ) -> Image.Image:
     height = max(picture.height, _PANEL_MIN_HEIGHT)
     canvas = Image.new("RGB", (picture.width + _PANEL_WIDTH, height), _BLACK)
-    _draw_marks(ImageDraw.Draw(picture), picture, _orientation(image.header))
     canvas.paste(picture, (0, (height - picture.height) // 2))
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((picture.width, 0, canvas.width, height), fill=_PANEL)

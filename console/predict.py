@@ -1,0 +1,179 @@
+"""`hilum predict`: files read here and now, by this process alone; nothing is kept or sent."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+from rich.markup import escape
+
+from console.wrap import PICTURES, gray
+from hilum.engine import ENGINES, Engine, choose_engine, named_engine
+from hilum.errors import NetworkError, NotARadiograph, Undecodable
+from hilum.gradcam import heat_map
+from hilum.network import Artefact, load_artefact, shipped
+from hilum.radiograph import (
+    looks_like_a_frontal_chest,
+    network_input,
+    to_display,
+    without_blank_borders,
+)
+from hilum.settings import settings
+
+USE = "For research only. Not a medical device."
+_IN_MEMORY = ("display", "features")
+_BAR = 24  # characters of a bar that says 100 %
+
+WhyNotAssessed = Callable[[Dataset], str | None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one file: a finding, or why it is not assessed, or what is wrong with the file."""
+
+    file: Path
+    label: str | None = None
+    probabilities: Mapping[str, float] | None = None
+    ood: float | None = None
+    """See `hilum.strangeness`: from about 1 on, nothing like it was known."""
+    not_assessed_because: str | None = None
+    wrong: str | None = None
+    display: NDArray[np.uint8] | None = None
+    """(H, W), bone white, of what was read."""
+    features: NDArray[np.float32] | None = None
+    """Of what was read, see `hilum.engine.Reading`."""
+
+    def for_programs(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _IN_MEMORY} | {
+            "file": str(self.file)
+        }
+
+
+def engine_for(network: Path | None, name: str) -> Engine:
+    """Return the engine of this name, or as the settings choose one, for a network, or the one in use here.
+
+    Raises NetworkError or SettingsError when there is no such network or engine.
+    """
+    ours = settings()
+    artefact = load_artefact(network or ours.network_dir or shipped())
+    if not name:
+        return choose_engine(artefact, ours.device, ours.precision)
+    if name not in ENGINES:
+        raise NetworkError(f"there is no engine {name!r}: use {', '.join(ENGINES)}")
+    return named_engine(artefact, name, ours.precision)
+
+
+def display_of(file: Path, why_not_assessed: WhyNotAssessed) -> NDArray[np.uint8]:
+    """Return the (H, W) uint8 image, bone white, of a DICOM file, or of a JPEG or PNG file by its suffix.
+
+    `why_not_assessed` judges a DICOM header; a picture has none, and passes for a frontal chest.
+
+    Raises
+    ------
+    NotARadiograph
+        With the end of "Not assessed, because ..." when the image may not be read.
+    Undecodable
+        In words, when the file or its pixels cannot be read.
+    """
+    try:
+        display = _picture(file) if file.suffix.lower() in PICTURES else _dicom(file, why_not_assessed)
+    except (NotARadiograph, Undecodable):
+        raise
+    except InvalidDicomError as error:
+        raise Undecodable("it is neither DICOM nor a JPEG or PNG picture") from error
+    except Exception as error:  # the border with whoever made the file: parsing it raises anything
+        words = (
+            getattr(error, "strerror", None) or f"the file cannot be read: {error or type(error).__name__}"
+        )
+        raise Undecodable(_printable(words)) from error
+    because = looks_like_a_frontal_chest(display)
+    if because is not None:
+        raise NotARadiograph(because)
+    return display
+
+
+def _printable(words: str) -> str:
+    """Words that may quote the file's bytes, without those that would turn the terminal's head."""
+    return "".join(each if each.isprintable() else " " for each in words)
+
+
+def _picture(file: Path) -> NDArray[np.uint8]:
+    return without_blank_borders(gray(file))
+
+
+def _dicom(file: Path, why_not_assessed: WhyNotAssessed) -> NDArray[np.uint8]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks on values that we do not need
+        ds = pydicom.dcmread(file)
+        because = why_not_assessed(ds)
+        if because is not None:
+            raise NotARadiograph(because)
+        return to_display(ds)
+
+
+def answer(file: Path, engine: Engine, why_not_assessed: WhyNotAssessed) -> Answer:
+    """Return what is said of a file; never raises for what is wrong with the file."""
+    try:
+        display = display_of(file, why_not_assessed)
+    except NotARadiograph as error:
+        return Answer(file, not_assessed_because=str(error))
+    except Undecodable as error:
+        return Answer(file, wrong=str(error))
+    reading = engine.read(network_input(display)[None])
+    probabilities = dict(zip(engine.artefact.labels, reading.probabilities[0].tolist(), strict=True))
+    return Answer(
+        file,
+        label=max(probabilities, key=probabilities.__getitem__),
+        probabilities={label: round(p, 4) for label, p in probabilities.items()},
+        ood=round(float(reading.ood[0]), 4),
+        display=display,
+        features=reading.features[0],
+    )
+
+
+def heat_of(said: Answer, artefact: Artefact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return an answer's display image, and `hilum.gradcam.heat_map` of its label.
+
+    Raises NotARadiograph when the file was not read.
+    """
+    if said.display is None or said.features is None or said.label is None:
+        raise NotARadiograph(f"{said.file} was not read, so there is no heat map of it")
+    return said.display, heat_map(artefact.head(), said.features, artefact.labels.index(said.label))
+
+
+def rendered(said: Answer) -> str:
+    """Return an answer in lines for a terminal, with rich's markup."""
+    name = f"[bold]{escape(str(said.file))}[/]"
+    if said.wrong is not None:
+        return f"{name}: [red]{escape(said.wrong)}[/]"
+    if said.probabilities is None:
+        return f"{name}: not assessed, because {escape(said.not_assessed_because or '')}"
+    lines = [f"{name}: [bold]{said.label}[/]", *(_bar(*each) for each in said.probabilities.items())]
+    return "\n".join([*lines, f"  [dim]strangeness {said.ood:.2f}[/]"])
+
+
+def _bar(label: str, probability: float) -> str:
+    filled = round(_BAR * probability)
+    return f"  {label:<10} [cyan]{'━' * filled}[/][dim]{'─' * (_BAR - filled)}[/] {probability:6.1%}"
+
+
+def by(engine: Engine) -> str:
+    """Return in a line what read, and what that is worth."""
+    return f"{engine.artefact.version}, {engine.name} {engine.precision}. {USE}"
+
+
+def about(engine: Engine) -> dict[str, Any]:
+    """Return the same for programs."""
+    return {
+        "network": engine.artefact.version,
+        "digest": engine.artefact.digest,
+        "engine": engine.name,
+        "precision": engine.precision,
+        "use": USE,
+    }
