@@ -7,7 +7,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from hilum.errors import NotARadiograph, Undecodable
 PREPROCESSING = "square-224-v1"
 """Name of what `network_input` does; a finding is kept with it, and a change of it is a new name."""
 INPUT_SIZE = 224
+
+MOST_PIXELS = 100_000_000
+"""A picture that claims more is not decoded."""
 
 _SAMPLES = Path(__file__).parent / "samples"
 _LEAST_KEPT = 1 / 3  # a crop that leaves less of a side is a wrong attribute or an unusual image: not done
@@ -68,6 +71,36 @@ def to_display(ds: Dataset) -> NDArray[np.uint8]:
         raise Undecodable(f"the gray scale attributes are broken: {error}") from error
     display: NDArray[np.uint8] = table[stored.view(np.uint16)]
     return without_blank_borders(display)
+
+
+def picture(file: Path | BinaryIO) -> NDArray[np.uint8]:
+    """Return a JPEG or PNG picture of a radiograph: (H, W) uint8, 0 is black, borders included.
+
+    Colour becomes gray. Of 16 bits, gray values are stretched between the 0.5th and the 99.5th
+    percentile, because nothing says what is black and white among them.
+
+    Raises
+    ------
+    Undecodable
+        If the file is no picture of these kinds, is broken, or has more than `MOST_PIXELS` pixels.
+    """
+    try:
+        with Image.open(file, formats=("JPEG", "PNG")) as image:
+            return _gray(image)
+    except (MemoryError, Undecodable):
+        raise
+    except Exception as error:  # the border with whoever made the file: Pillow raises anything
+        raise Undecodable(f"it is no picture that can be read: {error}") from error
+
+
+def _gray(image: Image.Image) -> NDArray[np.uint8]:
+    if image.width * image.height > MOST_PIXELS:
+        raise Undecodable(f"it has more than {MOST_PIXELS:,} pixels")
+    if image.mode[:1] not in ("I", "F"):
+        return np.asarray(image.convert("L"))
+    values = np.asarray(image).astype(np.float64)
+    gray: NDArray[np.uint8] = (_stretched(values, values[::3, ::3]) * 255).round().astype(np.uint8)
+    return gray
 
 
 def without_blank_borders(display: NDArray[np.uint8]) -> NDArray[np.uint8]:
