@@ -217,12 +217,14 @@ class Watch:
         final_at = [each.final_at for each in sent if each.final_at and each.state == DeliveryState.FINAL]
         seconds = (max(final_at) - study.last_received_at).total_seconds() if final_at else None
         found = self._at_the_pacs.get(study_uid, set()) & expected
-        return Result(study, bool(said), list(dict.fromkeys(lines)), seconds, expected, found)
+        has_findings = any(each.not_assessed_because is None for each in said.values())
+        return Result(study, has_findings, list(dict.fromkeys(lines)), seconds, expected, found)
 
 
 def _line(image: Instance, finding: Finding | None) -> tuple[str, str, str]:
-    if finding is None:
-        return image.view, f"not assessed: {image.not_assessed_because or 'not read yet'}", ""
+    because = findings.why_not_assessed(image, finding)
+    if because or finding is None:
+        return image.view, f"not assessed: {because or 'not read yet'}", ""
     return image.view, finding.label, " ".join(f"{finding.probabilities[label]:.2f}"[1:] for label in LABELS)
 
 

@@ -77,13 +77,15 @@ def _images(images: Sequence[Instance], said: dict[str, Finding]) -> Table:
 
 
 def _said(image: Instance, finding: Finding | None) -> tuple[str, str]:
-    if image.not_assessed_because:
-        return f"not assessed: {image.not_assessed_because}", ""
+    because = findings.why_not_assessed(image, finding)
+    strangeness = f"strangeness {finding.ood:.2f}" if finding else ""
+    if because:
+        return f"not assessed: {because}", strangeness
     if finding is None:
         return "not read yet", ""
     ranked = sorted(finding.probabilities.items(), key=lambda item: -float(item[1]))
     shares = ", ".join(f"{label} {share:.2f}" for label, share in ranked)
-    return finding.label, f"{shares}; strangeness {finding.ood:.2f}"
+    return finding.label, f"{shares}; {strangeness}"
 
 
 def _reports(session: Session, study_uid: str) -> Table:

@@ -79,6 +79,11 @@ def of_study(session: Session, study_uid: str) -> dict[str, Finding]:
     return {finding.uid: finding for finding in session.scalars(of_network)}
 
 
+def why_not_assessed(image: Instance, finding: Finding | None) -> str | None:
+    """Why an image is not assessed: its header, its pixels or the network; None when it is, or waits."""
+    return image.not_assessed_because or (finding.not_assessed_because if finding else None)
+
+
 def network(session: Session, digest: str) -> NetworkVersion:
     """The network of this digest, which a finding names."""
     return session.get_one(NetworkVersion, digest)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import Enum, TypeDecorator
 
 from db.clock import Moment, now
+from hilum.strangeness import why_refused
 
 Uid = String(64)
 AeTitle = String(16)
@@ -262,12 +263,17 @@ class Finding(Base):
     probabilities: Mapped[dict[str, Any]]
     """Label -> calibrated probability in [0, 1]."""
     ood: Mapped[float]
-    """Out-of-distribution score: the higher, the stranger the image is to the network."""
+    """Out-of-distribution score, `hilum.strangeness.Strangeness.of`: beyond 1 the image is not assessed."""
     heat: Mapped[dict[str, Any]]
     """{"rows": [[...]]}: the (7, 7) Grad-CAM of the label, in [0, 1]."""
     created_at: Mapped[datetime] = mapped_column(server_default=now())
 
     __table_args__ = (UniqueConstraint("uid", "pixel_hash", "network_digest", "preprocessing"),)
+
+    @property
+    def not_assessed_because(self) -> str | None:
+        """Why the image counts as not assessed though the network has read it; None when it is assessed."""
+        return why_refused(self.ood)
 
 
 class Report(Base):

@@ -13,6 +13,16 @@ from safetensors.numpy import load_file, save
 
 from hilum.errors import NetworkError
 
+LIMIT = 1.0
+"""The score beyond which an image is not assessed."""
+
+
+def why_refused(score: float) -> str | None:
+    """Return None, or why an image so strange is not assessed: the end of "Not assessed, because ..."."""
+    if score <= LIMIT:
+        return None
+    return "it does not look like a frontal chest radiograph to the network"
+
 
 @dataclass(frozen=True)
 class Strangeness:

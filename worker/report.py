@@ -38,6 +38,7 @@ class _Facts:
     senders: Collection[str]
     findings: dict[str, Finding]
     network: NetworkVersion | None
+    """The one that read the assessed images; None when there are none."""
     former: Report | None
     former_objects: Sequence[Predecessor]
 
@@ -91,7 +92,8 @@ def _facts(study_uid: str) -> _Facts:
         found = findings.of_study(session, study_uid)
         images = studies.images(session, study_uid)
         former = reports.latest(session, study_uid)
-        newest = max(found.values(), key=lambda finding: finding.id, default=None)
+        assessed = [finding for finding in found.values() if finding.not_assessed_because is None]
+        newest = max(assessed, key=lambda finding: finding.id, default=None)
         return _Facts(
             study=session.get_one(Study, study_uid),
             # an image prepared after the network read the others waits for the next revision
@@ -119,7 +121,10 @@ def _content_digest(facts: _Facts) -> str:
 
     An image that is not assessed makes none: two systems that answer each other would never end.
     """
-    assessed = sorted([each.uid, each.pixel_hash] for each in facts.images if each.uid in facts.findings)
+    images = [
+        each for each in facts.images if findings.why_not_assessed(each, facts.findings.get(each.uid)) is None
+    ]
+    assessed = sorted([each.uid, each.pixel_hash] for each in images)
     network = facts.network.digest if facts.network else None
     return hashlib.sha256(json.dumps([assessed, network]).encode()).hexdigest()
 
@@ -159,8 +164,9 @@ def _network_name(network: NetworkVersion | None) -> NetworkName | None:
 
 def _read_image(store: Store, image: Instance, finding: Finding | None) -> ReadImage:
     header = dcmread(store.path(image.path), stop_before_pixels=True, force=True)
-    if image.not_assessed_because is not None or finding is None:
-        return ReadImage(header, image.view, image.not_assessed_because, None, None, None)
+    because = findings.why_not_assessed(image, finding)
+    if because is not None or finding is None:
+        return ReadImage(header, image.view, because, None, None, None)
     return ReadImage(header, image.view, None, finding.label, finding.probabilities, finding.ood)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes
 
 from db import findings, jobs, reports, studies
 from db.findings import Read
@@ -70,6 +71,34 @@ def test_a_report_that_nothing_was_assessed_is_followed_by_one_of_what_was(
     assert "Not assessed, because the view is lateral" in _newest_sr().to_json()
 
 
+def test_what_the_network_takes_for_no_frontal_chest_is_reported_as_not_assessed(
+    database_url: str, tmp_path: Path
+) -> None:
+    hand = _receive(tmp_path, seed=1)
+    _read(hand, ood=1.01)
+    _make()
+    assert _kinds_of_the_newest() == [ObjectKind.SR]
+    said = _newest_sr().to_json()
+    assert "Not assessed, because it does not look like a frontal chest radiograph to the network" in said
+    assert codes.DCM.Probability.value not in said
+    assert hand in _referred_to()
+    assert _state() == StudyState.REPORTED
+
+
+def test_a_late_image_that_the_network_refuses_makes_no_new_revision(
+    database_url: str, tmp_path: Path
+) -> None:
+    _refuse(_receive(tmp_path, seed=1))
+    assert len(_make()) == 1
+    _read(_receive(tmp_path, seed=2), ood=1.01)
+    assert len(_make()) == 1
+    chest = _receive(tmp_path, seed=3)
+    _read(chest, ood=0.99)
+    assert len(_make()) == 2
+    assert _kinds_of_the_newest() == [ObjectKind.SC, ObjectKind.SR]
+    assert "Not assessed, because it does not look like" in _newest_sr().to_json()
+
+
 def test_an_image_that_waits_for_the_network_is_left_to_the_next_revision(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -120,9 +149,9 @@ def _prepare(uid: str) -> None:
         studies.save_preparations(session, [Preparation(uid, "PA", folder, pixel_hash=uid)])
 
 
-def _read(uid: str) -> None:
+def _read(uid: str, *, ood: float = 0.5) -> None:
     _prepare(uid)
-    said = Read(uid, uid, "Normal", {"Normal": 1.0}, ood=0.0, heat=[[0.0] * 7] * 7)
+    said = Read(uid, uid, "Normal", {"Normal": 1.0}, ood=ood, heat=[[0.0] * 7] * 7)
     with transaction() as session:
         findings.note_network(session, digest="d" * 64, version="first", manifest={})
         findings.save(session, [said], network_digest="d" * 64, preprocessing="p")
@@ -145,6 +174,13 @@ def _newest_sr() -> Dataset:
         assert newest is not None
         [path] = [each.path for each in newest.objects if each.kind == ObjectKind.SR]
     return dcmread(Store(settings().store).path(path))
+
+
+def _kinds_of_the_newest() -> list[ObjectKind]:
+    with transaction() as session:
+        newest = reports.latest(session, RECEIVED.study_uid)
+        assert newest is not None
+        return sorted(each.kind for each in newest.objects)
 
 
 def _referred_to() -> set[str]:
