@@ -8,11 +8,12 @@ decoded anew, one that moved is not.
 
 import csv
 import hashlib
-import os
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from training.decoder import Header, decoded
 
 _PACK = 1024  # images that are decoded before they are kept: the most that a kill costs
 _SEEN = "seen"
+_TRIES = 5
 _LEFT_ASIDE_S = 86_400
 
 
@@ -73,10 +75,10 @@ class Cache:
         digests, problems = self._digests(files)
         if problems or not files:
             return Found(problems=problems)
-        try:
-            return self._gathered(digests)
-        except (FileNotFoundError, KeyError):  # another run has just put these packs together
-            return self._gathered(digests)
+        for _ in range(_TRIES):
+            with suppress(FileNotFoundError, KeyError):  # another run has just put these packs together
+                return self._gathered(digests)
+        return self._gathered(digests)
 
     def _digests(self, files: Sequence[Path]) -> tuple[list[str], dict[Path, str]]:
         """The digest of each file, when all are in a pack; and what is wrong with those that cannot be."""
@@ -118,7 +120,7 @@ class Cache:
         headers = [place.header for place in found]
         packs = {name: self._pixels(name) for name in {place.pack for place in found}}
         name = self._write(headers, (packs[place.pack][place.row] for place in found))
-        self._drop(within=set(digests), but=name)
+        self._drop(within=set(digests))
         return Found(headers, self._pixels(name))
 
     def _pixels(self, name: str) -> NDArray[np.uint8]:
@@ -149,7 +151,7 @@ class Cache:
         aside.replace(self._folder / name)
 
     def _aside(self, name: str) -> Path:
-        return self._folder / f"{name}.{os.getpid()}.aside"
+        return self._folder / f"{name}.{token_hex(8)}.aside"
 
     def _places(self) -> dict[str, _Place]:
         """Digest -> where the image lies."""
@@ -160,10 +162,13 @@ class Cache:
             for row, header in enumerate(Header(*line) for line in _rows(file))
         }
 
-    def _drop(self, *, within: set[str], but: str) -> None:
-        """Remove the packs that hold nothing but these images; whoever has one mapped keeps it."""
+    def _drop(self, *, within: set[str]) -> None:
+        """Remove the packs that hold only some of these images; whoever has one mapped keeps it.
+
+        A pack of all of them stays, in whatever order: its owner may be dropping this one.
+        """
         for file in self._folder.glob("*.csv"):
-            if file.stem != but and within.issuperset(digest for digest, *_ in _rows(file)):
+            if within > {digest for digest, *_ in _rows(file)}:
                 file.unlink(missing_ok=True)
                 file.with_suffix(".npy").unlink(missing_ok=True)
 

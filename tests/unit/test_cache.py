@@ -1,0 +1,178 @@
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hilum.errors import Undecodable
+from hilum.radiograph import network_input, without_blank_borders
+from tests.unit.images import radiograph, save
+from training import decoder
+from training.cache import Cache
+from training.decoder import Decoder
+
+
+def picture(file: Path, seed: int, size: tuple[int, int] = (260, 240)) -> Path:
+    noise = np.random.default_rng(seed).integers(20, 230, size, dtype=np.uint8)
+    Image.fromarray(noise).save(file)
+    return file
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    return [picture(tmp_path / f"{seed}.png", seed) for seed in range(5)]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were decoded."""
+    names: list[str] = []
+    decode = Decoder.decode
+
+    def noted(self: Decoder, file: Path) -> object:
+        names.append(file.name)
+        return decode(self, file)
+
+    monkeypatch.setattr(Decoder, "decode", noted)
+    return names
+
+
+@pytest.fixture
+def one_decoder() -> Iterator[Decoder]:
+    one = Decoder()
+    yield one
+    one.close()
+
+
+def expected(file: Path) -> np.ndarray:
+    return network_input(without_blank_borders(np.asarray(Image.open(file))))
+
+
+def test_images_come_as_the_network_s_input_out_of_a_map(files: list[Path], tmp_path: Path) -> None:
+    found = Cache(tmp_path / "cache").read(files)
+    assert isinstance(found.pixels, np.memmap)
+    np.testing.assert_array_equal(found.pixels, [expected(file) for file in files])
+
+
+def test_what_was_decoded_is_not_decoded_again(files: list[Path], tmp_path: Path, decoded: list[str]) -> None:
+    Cache(tmp_path / "cache").read(files[:3])
+    found = Cache(tmp_path / "cache").read([files[4], *files[:3]])
+    assert sorted(decoded) == ["0.png", "1.png", "2.png", "4.png"]
+    np.testing.assert_array_equal(found.pixels[0], expected(files[4]))
+    np.testing.assert_array_equal(found.pixels[3], expected(files[2]))
+
+
+def test_a_file_that_changed_is_decoded_anew_and_one_that_moved_is_not(
+    files: list[Path], tmp_path: Path, decoded: list[str]
+) -> None:
+    Cache(tmp_path / "cache").read(files)
+    decoded.clear()
+    picture(files[0], seed=77)
+    moved = files[1].rename(tmp_path / "moved.png")
+    found = Cache(tmp_path / "cache").read([files[0], moved])
+    assert decoded == ["0.png"]
+    np.testing.assert_array_equal(found.pixels, [expected(files[0]), expected(moved)])
+
+
+def test_packs_whose_images_are_all_in_another_are_removed(files: list[Path], tmp_path: Path) -> None:
+    for count in (2, 4, 5):
+        Cache(tmp_path / "cache").read(files[:count])
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
+
+
+def test_a_killed_run_leaves_what_was_kept_and_nothing_broken(files: list[Path], tmp_path: Path) -> None:
+    folder = Cache(tmp_path / "cache")._folder
+    (folder / "half.npy").write_bytes(b"\x93NUMPY half a pack")
+    (folder / "half.csv.1.aside").write_text("0123")
+    found = Cache(tmp_path / "cache").read(files)
+    np.testing.assert_array_equal(found.pixels, [expected(file) for file in files])
+
+
+def test_what_crashes_left_aside_is_swept_after_a_day(tmp_path: Path) -> None:
+    old, new = (Cache(tmp_path)._folder / f"{name}.aside" for name in ("old", "new"))
+    for aside in (old, new):
+        aside.touch()
+    os.utime(old, (1_000_000_000, 1_000_000_000))
+    Cache(tmp_path)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_two_runs_at_once_do_no_harm(files: list[Path], tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    with ThreadPoolExecutor(4) as runs:
+        chosen = [files, files[::-1], files[1:], files[:2]] * 2
+        for each, found in zip(chosen, runs.map(cache.read, chosen), strict=True):
+            np.testing.assert_array_equal(found.pixels, [expected(file) for file in each])
+
+
+def test_every_file_that_cannot_be_used_is_named_with_its_reason(files: list[Path], tmp_path: Path) -> None:
+    broken, missing = tmp_path / "broken.png", tmp_path / "missing.png"
+    broken.write_bytes(files[0].read_bytes()[:500])
+    found = Cache(tmp_path / "cache").read([*files, broken, missing])
+    assert found.problems.keys() == {broken, missing}
+    assert "picture" in found.problems[broken]
+    assert "No such file" in found.problems[missing]
+
+
+def test_a_decoder_that_dies_costs_its_file_only(files: list[Path], one_decoder: Decoder) -> None:
+    one_decoder.decode(files[0])
+    assert one_decoder._process is not None
+    os.kill(one_decoder._process.pid, signal.SIGSEGV)
+    one_decoder._process.wait(timeout=10)
+    with pytest.raises(Undecodable, match="died"):
+        one_decoder.decode(files[0])
+    header, pixels = one_decoder.decode(files[1])
+    np.testing.assert_array_equal(pixels, expected(files[1]))
+    assert header.patient == ""
+
+
+def test_an_image_that_takes_too_long_is_given_up(
+    tmp_path: Path, one_decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "endless.dcm")
+    monkeypatch.setattr(decoder, "LONGEST_S", 0.5)
+    with pytest.raises(Undecodable, match="too long"):
+        one_decoder.decode(tmp_path / "endless.dcm")
+
+
+def test_a_dicom_file_says_whose_it_is(tmp_path: Path, one_decoder: Decoder) -> None:
+    ds = radiograph(PatientID="A1", PatientSex="F", ViewPosition="AP", PatientAge="061Y")
+    header, pixels = one_decoder.decode(save(ds, tmp_path / "a.dcm"))
+    assert header[1:] == ("A1", "AP", "F", "61")
+    assert pixels.shape == (224, 224)
+
+
+@pytest.mark.parametrize(
+    ("age", "birth_date", "study_date", "years"),
+    [
+        ("006M", "", "", "0.5"),
+        ("", "19600630", "20240629", "63"),
+        ("", "19600630", "", ""),
+        ("", "", "20240629", ""),
+    ],
+)
+def test_the_age_is_what_the_header_states_or_the_time_since_birth(
+    age: str, birth_date: str, study_date: str, years: str
+) -> None:
+    ds = radiograph(PatientBirthDate=birth_date, StudyDate=study_date)
+    ds.PatientAge = age
+    assert decoder._age_years(ds) == years
+
+
+def test_sixteen_bits_of_gray_are_seen_as_eight_are(tmp_path: Path, one_decoder: Decoder) -> None:
+    eight = np.add.outer(np.arange(240), np.arange(240)) // 2
+    Image.fromarray(eight.astype(np.uint8)).save(tmp_path / "8.png")
+    Image.fromarray((eight * 16).astype(np.uint16)).save(tmp_path / "16.png")
+    seen = [one_decoder.decode(tmp_path / name)[1].astype(int) for name in ("8.png", "16.png")]
+    assert np.abs(seen[0] - seen[1]).max() <= 2
+
+
+def test_no_thread_is_left_when_reading_ends(files: list[Path], tmp_path: Path) -> None:
+    before = threading.active_count()
+    Cache(tmp_path / "cache").read(files)
+    assert threading.active_count() == before
