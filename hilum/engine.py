@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.errors import NetworkError
-from hilum.network import Artefact, load_network, normalise
+from hilum.network import Artefact, features, head_of, load_network, normalise, pooled
 
 INT8_GRAPH = "graph-int8.onnx"
 """A third file that an artefact may have: the network in int8 (`training.quantise`)."""
@@ -172,10 +172,10 @@ class OpenVinoEngine:
         with self._one_at_a_time:
             self._request.infer([images])
             # Copies, since the next batch is written over the request's own memory.
-            logits, features = (
+            logits, maps = (
                 np.array(self._request.get_tensor(name).data) for name in ("logits", "features")
             )
-        return self._finish(logits, features)
+        return self._finish(logits, maps)
 
 
 class OnnxRuntimeEngine:
@@ -203,8 +203,8 @@ class OnnxRuntimeEngine:
 
     def read(self, images: NDArray[np.uint8]) -> Reading:
         with self._one_at_a_time:
-            logits, features = self._session.run(["logits", "features"], {"images": images})
-        return self._finish(logits, features)
+            logits, maps = self._session.run(["logits", "features"], {"images": images})
+        return self._finish(logits, maps)
 
 
 class TorchEngine:
@@ -217,9 +217,10 @@ class TorchEngine:
 
         self.precision = "bf16" if device == "cuda" else "fp32"
         dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[self.precision]
-        network = load_network(artefact).eval().to(device, memory_format=torch.channels_last)
-        self._body = torch.nn.Sequential(*list(network.children())[:-2]).to(dtype)
-        self._head, self._device, self._dtype = network.fc, device, dtype
+        network = load_network(artefact).eval().to(device, dtype)
+        self._network = network.to(memory_format=torch.channels_last)
+        self._head = head_of(network).float()
+        self._device, self._dtype = device, dtype
         self._one_at_a_time = Lock()
         self._finish = _Finish(artefact)
         self.artefact = artefact
@@ -230,9 +231,9 @@ class TorchEngine:
 
         with self._one_at_a_time, torch.inference_mode():
             gray = torch.from_numpy(images).to(self._device).float()[:, None]
-            features = self._body(normalise(gray).to(self._dtype)).float()
-            logits = self._head(features.mean((2, 3)))
-            return self._finish(logits.cpu().numpy(), features.contiguous().cpu().numpy())
+            maps = features(self._network, normalise(gray).to(self._dtype)).float()
+            logits = self._head(pooled(maps))
+            return self._finish(logits.cpu().numpy(), maps.contiguous().cpu().numpy())
 
 
 class _Finish:
@@ -242,9 +243,9 @@ class _Finish:
         self._temperature = artefact.temperature
         self._strangeness = artefact.strangeness()
 
-    def __call__(self, logits: NDArray[np.float32], features: NDArray[np.float32]) -> Reading:
+    def __call__(self, logits: NDArray[np.float32], maps: NDArray[np.float32]) -> Reading:
         scaled = logits / self._temperature
         raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         probabilities = raised / raised.sum(axis=1, keepdims=True)
-        pooled = features.mean(axis=(2, 3)) if features.ndim == 4 else features
-        return Reading(logits, np.asarray(probabilities, np.float32), features, self._strangeness.of(pooled))
+        ood = self._strangeness.of(pooled(maps))
+        return Reading(logits, np.asarray(probabilities, np.float32), maps, ood)

@@ -2,18 +2,20 @@
 
 An artefact holds `weights.safetensors` (every tensor once), `graph.onnx` (the same network as a graph
 whose tensors are offsets into the weights file), `strangeness.safetensors` (what it knows, see
-`hilum.strangeness`) and `manifest.json`. Nothing here needs torch, except what speaks of it: `build`,
-`load_network`, `normalise` and `save_artefact`.
+`hilum.strangeness`), files that others add, and `manifest.json`, which names each with its SHA-256. Nothing
+here needs torch, except what speaks of it: `build`, `features`, `head_of`, `load_network`, `normalise` and
+`save_artefact`.
 """
 
 import hashlib
 import json
-import struct
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,24 +23,40 @@ from safetensors import SafetensorError, safe_open
 
 from hilum import strangeness as strangenesses
 from hilum.errors import NetworkError
-from hilum.radiograph import INPUT_SIZE, PREPROCESSING
+from hilum.radiograph import PREPROCESSING
 from hilum.strangeness import Strangeness
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from torchvision.models import ResNet
+    from torch import Tensor, nn
 
-ARCHITECTURE = "resnet50-512-4"
+BACKBONE = "resnet50"
 LABELS = ("Normal", "Pneumonia", "COVID-19", "Other")
 MEAN = (0.485, 0.456, 0.406)
 """ImageNet's, per channel, of values in [0, 1]; the one gray channel is repeated three times."""
 STD = (0.229, 0.224, 0.225)
+HIDDEN = 512
+"""Width of the head's hidden layer."""
 
 WEIGHTS, GRAPH, MANIFEST = "weights.safetensors", "graph.onnx", "manifest.json"
 STRANGENESS = "strangeness.safetensors"
-_BLOCKS = (3, 4, 6, 3)  # bottlenecks in each of ResNet50's four layers
+_ARCHITECTURE = re.compile(rf"([a-z0-9_]+)-{HIDDEN}-{len(LABELS)}")
+_RESNET = "torchvision.models.resnet"
+_HEADS = {  # torchvision's modules of networks that can be used, and what their classifier is called
+    _RESNET: "fc",
+    "torchvision.models.densenet": "classifier",
+    "torchvision.models.efficientnet": "classifier",
+    "torchvision.models.mobilenetv2": "classifier",
+    "torchvision.models.mobilenetv3": "classifier",
+    "torchvision.models.vision_transformer": "heads",
+}
 _NOT_KEPT = "num_batches_tracked"
 _REFUSED = "Put a complete artefact there, as `hilum train` writes it, or use the one that Hilum ships."
+_USABLE = (
+    "Use one of torchvision's ResNet, ResNeXt, Wide ResNet, DenseNet, MobileNet, EfficientNet or ViT, by its "
+    "name there: resnet50, densenet121, mobilenet_v3_small, vit_b_16, ..."
+)
+
+Array = TypeVar("Array", NDArray[np.float32], "Tensor")
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ class Head:
     """What comes after global average pooling: Linear - ReLU - Linear (dropout does nothing when reading)."""
 
     first_weight: NDArray[np.float32]
-    """(512, 2048)"""
+    """(512, C)"""
     first_bias: NDArray[np.float32]
     second_weight: NDArray[np.float32]
     """(4, 512)"""
@@ -61,6 +79,8 @@ class Artefact:
     version: str
     digest: str
     """SHA-256 that covers the manifest and, through it, weights and graph."""
+    backbone: str
+    """torchvision's name of what lies below the head."""
     labels: tuple[str, ...]
     preprocessing: str
     temperature: float
@@ -75,9 +95,16 @@ class Artefact:
     def graph(self) -> Path:
         return self.folder / GRAPH
 
+    @property
+    def has_map(self) -> bool:
+        """Whether its features are a map, so that there can be a heat map; a ViT's are not.
+
+        The first artefacts did not say: all of them are ResNets.
+        """
+        return len(self.manifest.get("features", "CHW")) == 3
+
     def head(self) -> Head:
-        names = ("fc.1.weight", "fc.1.bias", "fc.4.weight", "fc.4.bias")
-        return Head(*_tensors(self.weights, names))
+        return Head(*_head_tensors(self.weights))
 
     def strangeness(self) -> Strangeness:
         return strangenesses.load(self.folder / STRANGENESS)
@@ -94,34 +121,61 @@ def load_artefact(folder: Path) -> Artefact:
     Raises
     ------
     NetworkError
-        If a file is missing or altered, or the network has another architecture, other labels or another
+        If a file is missing or altered, or the network has another head, other labels or another
         preprocessing than this version of Hilum. The text says which.
     """
     manifest = _manifest(folder)
-    ours = {"architecture": ARCHITECTURE, "labels": list(LABELS), "preprocessing": PREPROCESSING}
-    for name, expected in ours.items():
-        if manifest.get(name) != expected:
-            raise NetworkError(
-                f"The network in {folder} has {name} {manifest.get(name)!r}; "
-                f"this version of Hilum reads with {expected!r}. {_REFUSED}"
-            )
+    backbone = _backbone(folder, manifest)
+    _check_fit(folder, manifest)
     try:
         described = dict(manifest["sha256"])
         artefact = Artefact(
             folder=folder,
             version=str(manifest["version"]),
             digest=manifest["digest"],
+            backbone=backbone,
             labels=LABELS,
             preprocessing=PREPROCESSING,
-            temperature=float(manifest["temperature"]),
+            temperature=_positive(manifest["temperature"]),
             manifest=manifest,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise NetworkError(f"{folder / MANIFEST} lacks something: {error}. {_REFUSED}") from error
-    for name in (WEIGHTS, GRAPH, STRANGENESS):
-        if _sha256(folder / name) != described.get(name):
+    for name in {WEIGHTS, GRAPH, STRANGENESS, *described}:
+        if Path(name).name != name or _sha256(folder / name) != described.get(name):
             raise NetworkError(f"{folder / name} is not the file that its manifest describes. {_REFUSED}")
     return artefact
+
+
+def _backbone(folder: Path, manifest: Mapping[str, Any]) -> str:
+    matched = _ARCHITECTURE.fullmatch(str(manifest.get("architecture")))
+    if matched is None:
+        raise NetworkError(
+            f"The network in {folder} has architecture {manifest.get('architecture')!r}; "
+            f"this version of Hilum reads with those like {architecture(BACKBONE)!r}. {_REFUSED}"
+        )
+    return matched[1]
+
+
+def architecture(backbone: str) -> str:
+    return f"{backbone}-{HIDDEN}-{len(LABELS)}"
+
+
+def _check_fit(folder: Path, manifest: Mapping[str, Any]) -> None:
+    ours = {"labels": list(LABELS), "preprocessing": PREPROCESSING}
+    for name, expected in ours.items():
+        if manifest.get(name) != expected:
+            raise NetworkError(
+                f"The network in {folder} has {name} {manifest.get(name)!r}; "
+                f"this version of Hilum reads with {expected!r}. {_REFUSED}"
+            )
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"a temperature is positive, not {number}")
+    return number
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -149,42 +203,104 @@ def _sha256(file: Path) -> str:
         raise NetworkError(f"{file} cannot be read: {error.strerror}. {_REFUSED}") from error
 
 
-def _tensors(weights: Path, names: tuple[str, ...]) -> list[NDArray[np.float32]]:
+def _head_tensors(weights: Path) -> list[NDArray[np.float32]]:
     try:
         with safe_open(weights, framework="numpy") as file:
+            kept = set(file.keys())
+            head = next((name for name in _HEADS.values() if f"{name}.4.bias" in kept), _HEADS[_RESNET])
+            names = (f"{head}.{part}" for part in ("1.weight", "1.bias", "4.weight", "4.bias"))
             return [file.get_tensor(name).astype(np.float32) for name in names]
     except (SafetensorError, OSError) as error:
         raise NetworkError(f"{weights} lacks a tensor: {error}. {_REFUSED}") from error
 
 
-def build() -> "ResNet":
-    """Return the network in torch with random weights: torchvision's ResNet50 with Hilum's head."""
-    from torch import nn
-    from torchvision.models import resnet50
+def build(backbone: str = BACKBONE, weights: str | Path = "random") -> "nn.Module":
+    """Return a network in torch, float32: torchvision's of that name, with Hilum's head for its classifier.
 
-    network = resnet50(zero_init_residual=True)
-    network.fc = nn.Sequential(
-        nn.Dropout(0.5), nn.Linear(2048, 512), nn.ReLU(), nn.Dropout(0.3), nn.Linear(512, len(LABELS))
+    `weights` is "random", "download" (torchvision's own of ImageNet), a file (safetensors, or a .pth of
+    tensors alone, with torchvision's names) or the folder of an artefact. Of these the backbone's tensors are
+    taken, and the head's where they fit; else the head is random.
+
+    Raises
+    ------
+    NetworkError
+        If there is no such backbone or it cannot be used, or the weights cannot be had or are of another.
+    """
+    from torch import nn
+    from torchvision.models import get_model, get_model_builder, list_models
+
+    if backbone not in list_models() or get_model_builder(backbone).__module__ not in _HEADS:
+        raise NetworkError(f"There is no backbone {backbone!r} that Hilum can use. {_USABLE}")
+    settled = {"zero_init_residual": True} if get_model_builder(backbone).__module__ == _RESNET else {}
+    network = cast("nn.Module", get_model(backbone, weights=None, **settled))
+    classifier = network.get_submodule(_head_name(network))
+    width = next(layer.in_features for layer in classifier.modules() if isinstance(layer, nn.Linear))
+    head = nn.Sequential(
+        nn.Dropout(0.5), nn.Linear(width, HIDDEN), nn.ReLU(), nn.Dropout(0.3), nn.Linear(HIDDEN, len(LABELS))
     )
+    setattr(network, _head_name(network), head)
+    if weights != "random":
+        from hilum import pretrained
+
+        pretrained.put_into(network, backbone, weights, head=_head_name(network))
     return network
 
 
-def load_network(artefact: Artefact) -> "ResNet":
+def _head_name(network: "nn.Module") -> str:
+    try:
+        return _HEADS[type(network).__module__]
+    except KeyError as error:
+        raise NetworkError(f"A {type(network).__name__} cannot be used. {_USABLE}") from error
+
+
+def head_of(network: "nn.Module") -> "nn.Sequential":
+    """Return the head: it makes logits (B, 4) of pooled features (B, C)."""
+    return cast("nn.Sequential", network.get_submodule(_head_name(network)))
+
+
+def features(network: Any, images: "Tensor") -> "Tensor":
+    """Return a network's features of normalised images (B, 3, H, W), before they are pooled.
+
+    (B, C, h, w); of a ViT, which has no such map and takes 224 x 224 only, (B, C).
+    """
+    import torch
+
+    family = type(network).__module__
+    if family == _RESNET:
+        value = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+        return cast("Tensor", network.layer4(network.layer3(network.layer2(network.layer1(value)))))
+    if family == "torchvision.models.vision_transformer":
+        patches = network._process_input(images)
+        tokens = torch.cat([network.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
+        return cast("Tensor", network.encoder(tokens)[:, 0])
+    value = network.features(images)
+    return torch.relu(value) if family == "torchvision.models.densenet" else value
+
+
+def pooled(maps: Array) -> Array:
+    """Return features as the head takes them, (B, C): maps (B, C, h, w) averaged, others as they are."""
+    return maps.mean((2, 3)) if maps.ndim == 4 else maps
+
+
+def load_network(artefact: Artefact) -> "nn.Module":
     """Return the network in torch, float32, with an artefact's weights.
 
     Raises NetworkError when one is missing or of another shape.
     """
     from safetensors.torch import load_file
 
-    network = build()
+    network = build(artefact.backbone)
     tensors = load_file(artefact.weights)
-    # how many batches were seen is not kept: it plays no part once training is over
-    kept = [name for name in network.state_dict() if not name.endswith(_NOT_KEPT)]
     try:
-        network.load_state_dict({name: tensors[name] for name in kept}, strict=False)
+        network.load_state_dict({name: tensors[name] for name in _kept_names(network)}, strict=False)
     except (KeyError, RuntimeError) as error:
         raise NetworkError(f"{artefact.weights} is not all of the network: {error}. {_REFUSED}") from error
     return network
+
+
+def _kept_names(network: "nn.Module") -> list[str]:
+    """Names of the tensors of an artefact; how many batches were seen plays no part once training is over."""
+    return [name for name in network.state_dict() if not name.endswith(_NOT_KEPT)]
 
 
 def normalise(gray: "Tensor") -> "Tensor":
@@ -198,7 +314,8 @@ def normalise(gray: "Tensor") -> "Tensor":
 
 def save_artefact(
     folder: Path,
-    network: "ResNet",
+    network: "nn.Module",
+    backbone: str,
     strangeness: Strangeness,
     *,
     version: str,
@@ -208,131 +325,64 @@ def save_artefact(
 ) -> Artefact:
     """Return the artefact of a trained network, written to a folder.
 
-    Convolutions and linear layers are kept as float16, batch normalisation (whose variances float16 cannot
-    hold) as float32. `described` goes into the manifest as it is: metrics, data digest, licence.
+    Kernels and matrices are kept as float16, vectors (variances among them, which float16 cannot hold) as
+    float32. `described` goes into the manifest as it is: metrics, data digest, licence. The manifest's
+    `export` tells how far logits moved, by the graph and by the rounding.
+
+    Raises
+    ------
+    NetworkError
+        If weights are no finite numbers, or the graph does not say what the network says.
     """
-    import torch
     from safetensors.torch import save_file
 
+    from hilum import export
+
     folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Any] = {}
-    for name, value in network.state_dict().items():
-        if not name.endswith(_NOT_KEPT):
-            is_large = value.ndim > 1 or name.startswith("fc.")
-            tensors[name] = value.detach().cpu().to(torch.float16 if is_large else torch.float32).contiguous()
-    save_file(tensors, folder / WEIGHTS)
-    (folder / GRAPH).write_bytes(_graph(folder / WEIGHTS))
+    copy = build(backbone).eval()
+    copy.load_state_dict(network.state_dict())
+    trained = export.logits(copy)
+    kept = {name: export.rounded(copy.state_dict()[name]) for name in _kept_names(copy)}
+    copy.load_state_dict(kept, strict=False)
+    save_file(kept, folder / WEIGHTS)
+    (folder / GRAPH).write_bytes(export.graph(copy, folder / WEIGHTS))
     (folder / STRANGENESS).write_bytes(strangeness.content())
-    manifest: dict[str, Any] = {
-        **described,
-        "version": version,
-        "architecture": ARCHITECTURE,
-        "labels": list(LABELS),
-        "preprocessing": PREPROCESSING,
-        "temperature": temperature,
-        "created": created.isoformat(),
-        "sha256": {name: _sha256(folder / name) for name in (WEIGHTS, GRAPH, STRANGENESS)},
-    }
-    manifest["digest"] = _digest(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    _write_manifest(
+        folder,
+        {
+            **described,
+            "version": version,
+            "architecture": architecture(backbone),
+            "features": export.features_shape(copy),
+            "labels": list(LABELS),
+            "preprocessing": PREPROCESSING,
+            "temperature": temperature,
+            "created": created.isoformat(),
+            "export": export.check(folder / GRAPH, copy, trained),
+            "sha256": {name: _sha256(folder / name) for name in (WEIGHTS, GRAPH, STRANGENESS)},
+        },
+    )
     return load_artefact(folder)
 
 
-def _graph(weights: Path) -> bytes:
-    """Return the network as ONNX.
+def add_file(artefact: Artefact, name: str, content: bytes, described: Mapping[str, Any]) -> Artefact:
+    """Return the artefact with one more file, or with another content of one that it has.
 
-    In: images (B, 224, 224) uint8. Out: logits (B, 4) and features (B, 2048, 7, 7).
+    `described` is put into the manifest. With its digest the artefact becomes another one.
     """
-    from onnx import TensorProto, helper
-
-    graph = _Graph(weights)
-    gray = graph.node("Cast", "images", to=TensorProto.FLOAT)
-    gray = graph.node("Unsqueeze", gray, graph.constant([1], TensorProto.INT64))
-    scale, offset = 255 * np.array(STD), 255 * np.array(MEAN)
-    value = graph.node("Sub", gray, graph.constant(offset.reshape(1, 3, 1, 1), TensorProto.FLOAT))
-    value = graph.node("Div", value, graph.constant(scale.reshape(1, 3, 1, 1), TensorProto.FLOAT))
-    value = graph.node("Relu", graph.convolution(value, "conv1", "bn1", stride=2))
-    value = graph.node("MaxPool", value, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    for layer, blocks in enumerate(_BLOCKS, start=1):
-        for block in range(blocks):
-            value = graph.bottleneck(value, f"layer{layer}.{block}", layer, block)
-    graph.node("Identity", value, output="features")
-    value = graph.node("Flatten", graph.node("GlobalAveragePool", value))
-    value = graph.node("Relu", graph.linear(value, "fc.1"))
-    graph.node("Identity", graph.linear(value, "fc.4"), output="logits")
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            ARCHITECTURE,
-            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", INPUT_SIZE, INPUT_SIZE])],
-            [
-                helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", len(LABELS)]),
-                helper.make_tensor_value_info("features", TensorProto.FLOAT, ["B", 2048, 7, 7]),
-            ],
-            graph.initialisers,
-        ),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    return bytes(model.SerializeToString())
+    _write(artefact.folder / name, content)
+    digests = {**artefact.manifest["sha256"], name: hashlib.sha256(content).hexdigest()}
+    _write_manifest(artefact.folder, {**artefact.manifest, **described, "sha256": digests})
+    return load_artefact(artefact.folder)
 
 
-class _Graph:
-    """An ONNX graph in the making, its tensors lying in a safetensors file."""
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    described = {name: value for name, value in manifest.items() if name != "digest"}
+    text = json.dumps({**described, "digest": _digest(described)}, indent=1, sort_keys=True) + "\n"
+    _write(folder / MANIFEST, text.encode())
 
-    def __init__(self, weights: Path) -> None:
-        self.nodes: list[Any] = []
-        self.initialisers: list[Any] = []
-        with weights.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))  # the format: a length, that much JSON, the data
-            self._header: dict[str, Any] = json.loads(file.read(length))
-        self._data_starts_at = 8 + length
 
-    def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        from onnx import helper
-
-        name = output or f"{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def constant(self, values: Any, kind: int) -> str:
-        from onnx import helper
-
-        values, name = np.asarray(values), f"constant_{len(self.initialisers)}"
-        self.initialisers.append(helper.make_tensor(name, kind, values.shape, values.ravel()))
-        return name
-
-    def tensor(self, name: str) -> str:
-        """Return the name of a float32 value: a tensor of the weights file, cast if kept as float16."""
-        from onnx import TensorProto
-
-        entry = self._header[name]
-        kept = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}[entry["dtype"]]
-        start, end = entry["data_offsets"]
-        place = {"location": WEIGHTS, "offset": self._data_starts_at + start, "length": end - start}
-        initialiser = TensorProto(
-            name=name, data_type=kept, dims=entry["shape"], data_location=TensorProto.EXTERNAL
-        )
-        for key, value in place.items():
-            initialiser.external_data.add(key=key, value=str(value))
-        self.initialisers.append(initialiser)
-        return name if kept == TensorProto.FLOAT else self.node("Cast", name, to=TensorProto.FLOAT)
-
-    def convolution(self, value: str, conv: str, norm: str, stride: int = 1) -> str:
-        size = self._header[f"{conv}.weight"]["shape"][-1]
-        around = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [size // 2] * 4}
-        value = self.node("Conv", value, self.tensor(f"{conv}.weight"), output="", **around)
-        parts = [self.tensor(f"{norm}.{part}") for part in ("weight", "bias", "running_mean", "running_var")]
-        return self.node("BatchNormalization", value, *parts, epsilon=1e-5)
-
-    def bottleneck(self, value: str, name: str, layer: int, block: int) -> str:
-        stride = 2 if layer > 1 and block == 0 else 1
-        inner = self.node("Relu", self.convolution(value, f"{name}.conv1", f"{name}.bn1"))
-        inner = self.node("Relu", self.convolution(inner, f"{name}.conv2", f"{name}.bn2", stride))
-        inner = self.convolution(inner, f"{name}.conv3", f"{name}.bn3")
-        if block == 0:
-            value = self.convolution(value, f"{name}.downsample.0", f"{name}.downsample.1", stride)
-        return self.node("Relu", self.node("Add", inner, value))
-
-    def linear(self, value: str, name: str) -> str:
-        return self.node("Gemm", value, self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"), transB=1)
+def _write(file: Path, content: bytes) -> None:
+    aside = file.with_name(f"{file.name}.new")
+    aside.write_bytes(content)
+    aside.replace(file)

@@ -3,35 +3,50 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hilum import network
 from hilum.strangeness import Strangeness
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def untrained(folder: Path) -> Path:
+
+def untrained(folder: Path, backbone: str = network.BACKBONE) -> Path:
     """Return the folder of an artefact with random weights, the same every time."""
-    import torch
-
-    torch.manual_seed(0)
-    made = network.build()
+    made = random_network(backbone)
+    width = network.head_of(made).state_dict()["1.weight"].shape[1]
     rng = np.random.default_rng(0)
     known = Strangeness(
-        means=rng.random((8, 2048), np.float32),
-        spread=np.ones(2048, np.float32),
+        means=rng.random((8, width), np.float32),
+        spread=np.ones(width, np.float32),
         quantiles=np.linspace(0, 1, 101, dtype=np.float32),
     )
     network.save_artefact(
         folder,
         made,
+        backbone,
         known,
         version="untrained",
         temperature=1.5,
         described={"licence": "Apache-2.0", "metrics": {"accuracy": 0.25}},
-        created=datetime.now(UTC),
+        created=datetime(2026, 1, 2, tzinfo=UTC),
     )
     return folder
+
+
+def random_network(backbone: str = network.BACKBONE) -> "nn.Module":
+    """Return a network whose every tensor counts: vectors and batch statistics are not all 0 or 1."""
+    import torch
+
+    torch.manual_seed(0)
+    made = network.build(backbone)
+    for value in made.state_dict().values():
+        if value.ndim == 1:
+            value += torch.rand_like(value) * 0.2
+    return made
 
 
 def rewrite_manifest(folder: Path, **changes: object) -> None:
