@@ -38,7 +38,8 @@ def labelled_images(session: Session, *, phantoms: bool = False) -> list[Labelle
         assessed = assessed.where(~Study.phantom)
     return [
         Labelled(instance, study, of_image.get(instance.uid, of_study[study.study_uid]))
-        for instance, study in session.execute(assessed.order_by(Instance.uid)).tuples()
+        for instance, study in session.execute(assessed.order_by(Instance.uid))
+        if study.study_uid in of_study
     ]
 
 
@@ -49,6 +50,6 @@ def _standing(session: Session) -> tuple[dict[str, str], dict[str, str]]:
     standing = select(Verdict, Instance.study_uid).join(Instance, Instance.uid == Verdict.uid)
     of_image: dict[str, str] = {}
     of_study: dict[str, str] = {}
-    for verdict, study_uid in session.execute(standing.where(~superseded).order_by(Verdict.id)).tuples():
+    for verdict, study_uid in session.execute(standing.where(~superseded).order_by(Verdict.id)):
         of_image[verdict.uid] = of_study[study_uid] = verdict.label
     return of_image, of_study
