@@ -2,6 +2,7 @@
 # make test     all tests
 # make faults   the whole system, broken at random while studies arrive: FAULTS_STUDIES, FAULTS_SEED,
 #               FAULTS_DATABASE (sqlite or postgresql)
+# make evaluate the shipped network on the held-out radiographs in DATA: are the figures those of its card?
 # make check    format, lint, types
 # make clean    remove what these made; hilum-data, where studies are, stays
 
@@ -10,11 +11,12 @@ PYTHON ?= $(firstword $(foreach name,python3.14 python3.13 python3.12 python3.11
 VENV := .venv
 IN_VENV := $(VENV)/bin
 STUDIES ?=
+DATA ?= ../shared/data/cxr
 FAULTS_STUDIES ?= 2000
 FAULTS_SEED ?= 1
 FAULTS_DATABASE ?= sqlite
 
-.PHONY: demo test faults check clean
+.PHONY: demo test faults evaluate check clean
 
 demo: $(VENV)/.base
 	$(IN_VENV)/hilum demo $(if $(STUDIES),--studies "$(STUDIES)")
@@ -25,6 +27,13 @@ test: $(VENV)/.test
 faults: $(VENV)/.test
 	FAULTS_STUDIES=$(FAULTS_STUDIES) FAULTS_SEED=$(FAULTS_SEED) FAULTS_DATABASE=$(FAULTS_DATABASE) \
 	$(IN_VENV)/python -m tests.faults
+
+evaluate: $(VENV)/.test
+	@test -f "$(DATA)/manifest.csv" || { echo "There are no radiographs at $(DATA): name the folder of the \
+	collection that the network's card describes, with its manifest.csv: make evaluate DATA=folder" >&2; exit 1; }
+	@mkdir -p build
+	$(IN_VENV)/hilum evaluate --images "$(DATA)" --cache build/cache --as-in-card \
+	--json build/evaluation.json --html build/evaluation.html
 
 check: $(VENV)/.test
 	$(IN_VENV)/ruff format --check

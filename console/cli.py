@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -402,6 +402,65 @@ def _training() -> Iterator[None]:
         if type(error).__name__ != "Interrupted":
             raise
         _fail(str(error), _INTERRUPTED)
+
+
+@app.command(
+    epilog=_examples(
+        "hilum evaluate --images radiographs --json figures.json --html figures.html",
+        "hilum evaluate --network run/artefact --images xrays --manifest labels.csv --json figures.json",
+    )
+)
+def evaluate(
+    json_file: Annotated[Path, typer.Option("--json", dir_okay=False, help="the figures, for programs")],
+    images: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="folder; left out: what people labelled here"),
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(exists=True, help="CSV of the files; left out: manifest.csv there, if any")
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", dir_okay=False, help="a page to look at")
+    ] = None,
+    network: Annotated[
+        Path | None, typer.Option(file_okay=False, help="an artefact's folder; left out: the shipped one")
+    ] = None,
+    part: Annotated[
+        Literal["test", "all"], typer.Option(help="all: also patients it learnt from, which flatters it")
+    ] = "test",
+    split: Annotated[
+        Path | None, typer.Option(exists=True, help="split.csv of a training: its test part is taken")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(file_okay=False, help="of decoded images; left out: beside the images")
+    ] = None,
+    as_in_card: Annotated[
+        bool, typer.Option("--as-in-card", help="compare with the network's card; status 1 if not the same")
+    ] = False,
+) -> None:
+    """Say how good a network is, on labelled images of patients it has not learnt from.
+
+    Every figure comes with its 95 % interval, for all images and for each
+    source, view, sex and age. Read with the pooled ones what the source
+    alone would get.
+    """
+    from hilum.engine import choose_engine
+    from hilum.network import load_artefact, shipped
+
+    try:
+        from training import reader, report
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"evaluation needs {error.name}: pip install 'hilum[torch]'") from error
+    artefact = load_artefact(network or shipped())
+    engine = choose_engine(artefact, settings().device, settings().precision)
+    labelled = reader.read(images, manifest=manifest, cache=cache)
+    made = report.evaluated(engine, labelled, part=part, split_file=split, as_in_card=as_in_card)
+    json_file.write_text(made.json(), encoding="utf-8")
+    if html_file:
+        html_file.write_text(report.page(made), encoding="utf-8")
+    out.print(report.summary(made), *report.words(made))
+    if made.about["differences"]:
+        raise typer.Exit(1)
 
 
 @database.command()

@@ -17,6 +17,7 @@ from training.evaluate import (
     NIH_CLASSES,
     PHANTOMS,
     POOLED,
+    in_order,
 )
 from training.figures import percent, told
 
@@ -30,14 +31,14 @@ def render(manifest: Mapping[str, Any]) -> str:
     `cross_validation` (the figures of all patients, each answered by a network that had not learnt from it),
     and what was measured of it: `strangeness`, `int8`, `engines`, `export`.
     """
-    metrics = manifest["metrics"]
+    metrics = in_order(manifest["metrics"])
     sections = {
         "In short": _summary(metrics),
         "What it must not be used for": _NOT_FOR,
         "Shortcuts that it may have learnt": _SHORTCUTS.format(
             sources=_sources_of_classes(manifest["data"]["train"])
         ),
-        "Why not 95 %": why_not(metrics),
+        "Why not 95 %": _bullets(why_not(metrics)),
         "How sure it is": _calibration(manifest),
         "What it does not assess": _strange(manifest),
         "Cross-validated": _cross_validated(manifest),
@@ -93,12 +94,13 @@ does not."""
 
 _NOT_HONEST = "Such data are often reported with 95 % and more. On these images that could not be honest:"
 
-_OF_THE_COLLECTIONS = """\
-- If each class came from a collection of its own, the source's name alone would be right every time; the more
-  of it a data set has, the higher the pooled figure. Split by image instead of by patient, a network also
-  meets patients again whom it knows.
-- The labels set a bound too: text-mined or taken from captions, with classes that overlap. Whoever agreed
-  with them in 95 % of cases would have learnt their errors."""
+_OF_THE_COLLECTIONS = (
+    "If each class came from a collection of its own, the source's name alone would be right every time; the "
+    "more of that a data set has, the higher the pooled figure. Split by image instead of by patient, a "
+    "network also meets patients again whom it knows.",
+    "The labels set a bound too: text-mined or taken from captions, with classes that overlap. Whoever "
+    "agreed with them in 95 % of cases would have learnt their errors.",
+)
 
 _SOURCES = {
     "nih-chestxray14": "usage unrestricted. Provided by the NIH Clinical Center, "
@@ -135,12 +137,10 @@ def _short_row(name: str, of: Figures) -> str:
     )
 
 
-def why_not(metrics: Mapping[str, Figures]) -> str:
-    """Return, in words and figures, why a high pooled figure says little; "" where there is one source."""
-    lines = [*_blind(metrics), *_flattered(metrics)]
-    if not lines:
-        return ""
-    return "\n".join([_NOT_HONEST, "", *lines, _OF_THE_COLLECTIONS])
+def why_not(metrics: Mapping[str, Figures]) -> list[str]:
+    """Return sentences, with figures, on why a high pooled figure says little; none of a single source."""
+    shown = [*_blind(metrics), *_flattered(metrics)]
+    return [_NOT_HONEST, *shown, *_OF_THE_COLLECTIONS] if shown else []
 
 
 def _blind(metrics: Mapping[str, Figures]) -> Iterator[str]:
@@ -148,13 +148,13 @@ def _blind(metrics: Mapping[str, Figures]) -> Iterator[str]:
         return
     blind = metrics[BLIND]
     yield (
-        f"- Without a look at the image, by its source's name alone, {percent(blind['accuracy'])} of the "
+        f"Without a look at the image, by its source's name alone, {percent(blind['accuracy'])} of the "
         f"answers are right; always saying the commonest class gets {100 * blind['commonest']:.0f} %."
     )
     covid, seen = (metrics[name]["classes"].get("COVID-19") for name in (BLIND, POOLED))
     if covid and seen:
         yield (
-            f"- The source's name alone tells COVID-19 from all else with AUROC {told(covid['auroc'])}. "
+            f"The source's name alone tells COVID-19 from all else with AUROC {told(covid['auroc'])}. "
             f"Beside that stands the network's pooled AUROC for COVID-19, {told(seen['auroc'])}"
             f"{_within(metrics)}."
         )
@@ -172,7 +172,7 @@ def _flattered(metrics: Mapping[str, Figures]) -> Iterator[str]:
     if pair is None or pair["too_few"]:
         return
     yield (
-        "- Normal images of one collection against COVID-19 images of another, as it is often done: this "
+        "Normal images of one collection against COVID-19 images of another, as it is often done: this "
         f"very network is right in {percent(pair['accuracy'])}. On the honest slices it is not: "
         + "; ".join(
             f"{name}: {percent(metrics[name]['accuracy'])}" for name in HONEST if _is_told(metrics, name)
@@ -183,6 +183,10 @@ def _flattered(metrics: Mapping[str, Figures]) -> Iterator[str]:
 
 def _is_told(metrics: Mapping[str, Figures], name: str) -> bool:
     return name in metrics and not metrics[name]["too_few"]
+
+
+def _bullets(sentences: list[str]) -> str:
+    return "\n".join([*sentences[:1], "", *(f"- {sentence}" for sentence in sentences[1:])]).strip()
 
 
 def _sources_of_classes(counts: Mapping[str, int]) -> str:
@@ -232,7 +236,7 @@ def _cross_validated(manifest: Mapping[str, Any]) -> str:
     found = manifest["cross_validation"]
     return (
         "Every patient once, answered by a network of the same recipe that had not learnt from them.\n\n"
-        + _slices(found.get("pooled", found))
+        + _slices(in_order(found.get("pooled", found)))
     )
 
 
@@ -310,8 +314,8 @@ def _operating(metrics: Mapping[str, Figures]) -> str:
 
 
 def _points(name: str, of: Figures) -> Iterator[str]:
-    for answer, figures in of["classes"].items():
-        for wanted, point in figures["operating_points"].items():
+    for answer in of["judged"]:
+        for wanted, point in of["classes"][answer]["operating_points"].items():
             yield (
                 f"| {name} | {answer} | {wanted} | {point['threshold']:.3f}, {point['chosen_on']} "
                 f"| {told(point['sensitivity'])} | {told(point['specificity'])} |"
@@ -340,15 +344,15 @@ def _asked(of: Figures) -> str:
 
 def _confusion(of: Figures) -> str:
     names = ("precision", "recall", "specificity", "f1", "auroc", "average_precision")
-    said = [f"said {answer}" for answer in of["truth"]]
+    said = [f"said {answer}" for answer in of["answers"]]
     lines = [
         f"| truth | {' | '.join(said)} | precision | recall | specificity | F1 | AUROC | average precision |"
     ]
     lines.append("|---|" + "---|" * (len(said) + len(names)))
-    for (answer, count), row in zip(of["truth"].items(), of["confusion"], strict=True):
+    for answer, row in zip(of["answers"], of["confusion"], strict=True):
         figures = of.get("classes", {}).get(answer)
         cells = [told(figures[name]) for name in names] if figures else [""] * len(names)
-        if count:
+        if any(row):
             lines.append(f"| {answer} | {' | '.join(map(str, row))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -29,6 +29,7 @@ HONEST = (NIH_CLASSES, NIH_ABNORMAL, COVID_OR_PNEUMONIA)
 BLIND = "told by the source alone"
 FLATTERING = "flattering: NIH normal against Hannover COVID-19"
 
+_ORDER = (POOLED, *HONEST, FLATTERING, BLIND, "source", "view", "sex", "age under", "age", PHANTOMS)
 _AGES = {"under 16": (0, 16), "16-39": (16, 40), "40-64": (40, 65), "65 and over": (65, np.inf)}
 
 
@@ -86,10 +87,8 @@ def questions(images: Images) -> dict[str, Question]:
     A slice of which there is no image is left out.
     """
     real = images.sources != PHANTOM
-    slices = {POOLED: Question(real, FOUR)}
+    slices = {POOLED: Question(real, FOUR)} | _honest(images) | {PHANTOMS: Question(~real, FOUR)}
     slices |= {name: Question(real & chosen, FOUR) for name, chosen in _groups(images).items()}
-    slices |= _honest(images)
-    slices[PHANTOMS] = Question(~real, FOUR)
     return {name: question for name, question in slices.items() if question.chosen.any()}
 
 
@@ -145,7 +144,17 @@ def report(
     }
     if POOLED in asked and len(np.unique(images.sources[asked[POOLED].chosen])) > 1:
         told[BLIND] = ask(asked[POOLED], by_source(images, seed))
-    return told
+    return in_order(told)
+
+
+def in_order(slices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return slices as people read them, the pooled and the honest ones first; JSON keeps no order."""
+
+    def place(name: str) -> tuple[int, str]:
+        begins = [index for index, begin in enumerate(_ORDER) if name.startswith(begin)]
+        return (begins[0] if begins else len(_ORDER), name)
+
+    return {name: slices[name] for name in sorted(slices, key=place)}
 
 
 def _figures_of(

@@ -45,7 +45,8 @@ def figures(
     A *figure* is {"value", "low", "high"}: scikit-learn's value, and the 95 % interval of a bootstrap over
     patients (`training.bootstrap`); null where it is not defined.
 
-    images, patients: how many. truth: images by answer. confusion: K rows (the truth) of K counts.
+    images, patients: how many. answers: the K of them; confusion: as many rows (the truth) and columns of
+    counts. truth: images by answer.
     too_few: why there are no more figures than these; null where there are:
     accuracy, and commonest, what always saying the slice's commonest answer gets.
     judged: the answers that at least `FEWEST_OF_A_CLASS` images have; macro_f1 and macro_auroc are over them.
@@ -63,6 +64,7 @@ def figures(
     about = {
         "images": len(truth),
         "patients": len(np.unique(patients)),
+        "answers": list(answers),
         "truth": dict(zip(answers, counts.tolist(), strict=True)),
         "confusion": confusion_matrix(truth, said, labels=range(len(answers))).tolist(),
         "too_few": _too_few(counts),

@@ -1,0 +1,296 @@
+"""The report: a network read against labelled images, as a JSON file, a page, and a table in the terminal.
+
+The JSON file holds: schema (1; another number when a name changes its meaning), created, network (version,
+digest, architecture, temperature), engine (name, device, precision), images (count, patients, part: "test",
+"split" or "all", learnt_from: how many images of patients whom the network learnt from are among them, null
+where it does not tell), method (repeats, seed), slices (by name, see `training.figures.figures`), and
+differences from the network's card (null where they were not asked for).
+"""
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.progress import track
+from rich.table import Table
+
+from hilum.engine import Engine, choose_engine
+from hilum.network import LABELS, Artefact, add_file
+from training import card, data, evaluate, plots, split
+from training.data import PHANTOM, Images
+from training.evaluate import HONEST, POOLED, Question, softmax
+from training.figures import REPEATS, percent, thresholds, told
+from training.unseen import LEARNT, NothingUnseen, held_out_phantoms, learnt_from, unseen
+
+Part = Literal["test", "all"]
+
+_SCHEMA, _SEED = 1, 0
+_BATCH = 8
+_WORST = 24
+_TEMPLATES = Path(__file__).parent / "templates"
+ACCURACY_APART, AUROC_APART = 0.01, 0.005
+"""What the rounding of another engine or precision explains between two readings of the same images."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network says of images, index for index."""
+
+    images: Images
+    logits: NDArray[np.float32]
+    """(N, 4), before the temperature."""
+    probabilities: NDArray[np.float64]
+    """(N, 4), after it."""
+
+    def of(self, question: Question) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return probabilities (n, K) of a question's answers, and the true ones (n,)."""
+        chosen = question.chosen
+        return question.put(self.probabilities[chosen]), question.truth(self.images.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network's answers, and what they are worth."""
+
+    answers: Answers
+    about: Mapping[str, Any]
+    """What the JSON file holds."""
+
+    def json(self) -> str:
+        return json.dumps(self.about, indent=1, allow_nan=False) + "\n"
+
+    @property
+    def slices(self) -> Mapping[str, Any]:
+        slices: Mapping[str, Any] = self.about["slices"]
+        return slices
+
+
+def read(engine: Engine, images: Images) -> Answers:
+    """Return an engine's answers; a progress bar tells how far it is."""
+    starts = track(range(0, len(images), _BATCH), "reading", transient=True)
+    batches = [np.ascontiguousarray(images.pixels[start : start + _BATCH]) for start in starts]
+    logits = np.concatenate([engine.read(batch).logits for batch in batches])
+    return Answers(images, logits, softmax(logits / engine.artefact.temperature))
+
+
+def evaluated(
+    engine: Engine,
+    images: Images,
+    *,
+    part: Part = "test",
+    split_file: Path | None = None,
+    as_in_card: bool = False,
+    repeats: int = REPEATS,
+) -> Evaluation:
+    """Return what an engine's network is worth on images.
+
+    "test" leaves out whom the network learnt from (`training.unseen`) or, with a split file, takes what is in
+    its test part; "all" takes all. `as_in_card` adds the phantoms on which it was tested, and compares with
+    the figures of its card.
+    """
+    artefact = engine.artefact
+    chosen = _chosen(artefact, images, part, split_file)
+    known = _learnt_from(artefact, images)
+    taken = images.where(chosen)
+    if as_in_card:
+        taken = data.together([taken, held_out_phantoms(artefact.manifest)])
+    answers = read(engine, taken)
+    slices = _figures(answers, artefact.manifest.get("thresholds"), repeats)
+    about = {
+        "schema": _SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "network": {
+            "version": artefact.version,
+            "digest": artefact.digest,
+            "architecture": artefact.manifest["architecture"],
+            "temperature": artefact.temperature,
+        },
+        "engine": _described(engine),
+        "images": {
+            "count": len(taken),
+            "patients": len(np.unique(taken.patients)),
+            "part": "split" if split_file else part,
+            "learnt_from": None if known is None else int(np.count_nonzero(known & chosen)),
+        },
+        "method": {"repeats": repeats, "seed": _SEED},
+        "slices": slices,
+        "differences": differences(slices, artefact.manifest["metrics"]) if as_in_card else None,
+    }
+    return Evaluation(answers, about)
+
+
+def measure(artefact: Artefact, everything: Images, parts: NDArray[np.str_]) -> Artefact:
+    """Return the artefact with its figures, read from it as at work, in its manifest, and with its card.
+
+    Validation images give the thresholds of the operating points, test images the figures; it is also told
+    which images it learnt from, so that an evaluation can leave those patients out.
+    """
+    engine = choose_engine(artefact)
+    validation, test = (read(engine, everything.where(parts == part)) for part in ("validation", "test"))
+    real = validation.images.sources != PHANTOM
+    chosen = thresholds(validation.probabilities[real], validation.images.labels[real])
+    described = {
+        "thresholds": chosen,
+        "metrics": _figures(test, chosen, REPEATS),
+        "measured": _described(engine),
+    }
+    measured = add_file(artefact, LEARNT, learnt_from(everything, parts), described)
+    (measured.folder / "MODEL_CARD.md").write_text(card.render(measured.manifest), encoding="utf-8")
+    return measured
+
+
+def _figures(answers: Answers, chosen: Any, repeats: int) -> dict[str, Any]:
+    return evaluate.report(
+        answers.probabilities,
+        answers.images,
+        logits=answers.logits,
+        thresholds=chosen,
+        repeats=repeats,
+        seed=_SEED,
+    )
+
+
+def _described(engine: Engine) -> dict[str, str]:
+    return {"name": engine.name, "device": engine.device, "precision": engine.precision}
+
+
+def _chosen(artefact: Artefact, images: Images, part: Part, split_file: Path | None) -> NDArray[np.bool_]:
+    if split_file is not None:
+        return np.asarray(split.read(split_file, images) == "test")
+    return unseen(artefact, images) if part == "test" else np.ones(len(images), np.bool_)
+
+
+def _learnt_from(artefact: Artefact, images: Images) -> NDArray[np.bool_] | None:
+    try:
+        return ~unseen(artefact, images)
+    except NothingUnseen:
+        return np.ones(len(images), np.bool_) if LEARNT in artefact.manifest["sha256"] else None
+
+
+def differences(slices: Mapping[str, Any], card_slices: Mapping[str, Any]) -> list[str]:
+    """Return, in words, where figures differ from a card's by more than another engine's rounding explains.
+
+    Accuracy may differ by one point, AUROC by 0.005, and both by what a single image makes out.
+    """
+    return [
+        f"{name}: {words}"
+        for name, of in card_slices.items()
+        for words in (_differing(slices[name], of) if name in slices else ["not among these images"])
+    ]
+
+
+def _differing(now: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[str]:
+    if now["truth"] != then["truth"]:
+        yield f"{now['images']} images, in the card {then['images']}, or other classes"
+    elif then["too_few"] is None:
+        one = 1 / min(count for count in then["truth"].values() if count >= 5)
+        for name, allowed in (("accuracy", ACCURACY_APART), ("macro_auroc", AUROC_APART)):
+            apart = abs(now[name]["value"] - then[name]["value"])
+            if apart > max(allowed, one / 4 if name == "macro_auroc" else 1 / then["images"]) + 1e-5:
+                yield f"{name} {now[name]['value']:.3f}, {then[name]['value']:.3f} in the card"
+
+
+def summary(evaluation: Evaluation) -> Table:
+    """Return the figures that people look for first, as a table for a terminal."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for header in ("slice", "images", "accuracy (95 %)", "commonest", "macro F1", "macro AUROC", "ECE"):
+        table.add_column(header, justify="left" if header == "slice" else "right", overflow="fold")
+    for name, of in evaluation.slices.items():
+        if of["too_few"]:
+            table.add_row(name, str(of["images"]), of["too_few"], style="dim")
+            continue
+        cells = [percent(of["accuracy"]), f"{100 * of['commonest']:.0f} %", told(of["macro_f1"])]
+        cells += [told(of["macro_auroc"]), f"{of['calibration']['after']['ece']['value']:.3f}"]
+        table.add_row(name, str(of["images"]), *cells, style="bold" if name in (POOLED, *HONEST) else None)
+    return table
+
+
+def words(evaluation: Evaluation) -> Iterator[str]:
+    """Yield what the table does not tell: who was among the images, and whether all is as in the card."""
+    about, engine = evaluation.about, evaluation.about["engine"]
+    learnt_from = about["images"]["learnt_from"]
+    yield f"read by {engine['name']} in {engine['precision']} on {engine['device']}"
+    if learnt_from is None:
+        yield "[bold]The network does not tell whom it learnt from: those patients may be among these.[/]"
+    elif learnt_from:
+        yield f"[bold]{learnt_from} of these images are of patients it learnt from: they flatter it.[/]"
+    if about["differences"] is not None:
+        yield "\n".join(f"not as in the card: {each}" for each in about["differences"]) or "as in the card"
+
+
+def page(evaluation: Evaluation) -> str:
+    """Return the whole report as one HTML page that needs no other file and no network."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"told": told, "percent": percent}
+    return environment.get_template("evaluation.html").render(
+        about=evaluation.about,
+        slices=evaluation.slices,
+        first=[name for name in (POOLED, *HONEST) if _has_figures(evaluation, name)],
+        why_not=card.why_not(evaluation.slices),
+        pictures={name: _embedded(plots.png(figure), "png") for name, figure in _pictures(evaluation)},
+        worst=list(_worst(evaluation.answers)),
+    )
+
+
+def _has_figures(evaluation: Evaluation, name: str) -> bool:
+    return name in evaluation.slices and not evaluation.slices[name]["too_few"]
+
+
+def _pictures(evaluation: Evaluation) -> Iterator[tuple[str, Figure]]:
+    answers, slices = evaluation.answers, evaluation.slices
+    questions = {
+        name: question
+        for name, question in evaluate.questions(answers.images).items()
+        if name in (POOLED, *HONEST) and _has_figures(evaluation, name)
+    }
+    yield "Accuracy by slice", plots.forest(slices, "accuracy", "Accuracy, and | for always the commonest")
+    yield "Macro AUROC by slice", plots.forest(slices, "macro_auroc", "Macro AUROC")
+    yield "The images", plots.classes(answers.images)
+    for name, question in questions.items():
+        yield f"ROC, {name}", plots.roc(question, *answers.of(question), name)
+        yield f"Confusion, {name}", plots.confusion(slices[name], name)
+    if POOLED in questions:
+        truth = answers.images.labels[questions[POOLED].chosen]
+        curves = {"after temperature": answers.probabilities, "before": softmax(answers.logits)}
+        chosen = {name: values[questions[POOLED].chosen] for name, values in curves.items()}
+        yield "Calibration", plots.reliability(chosen, truth)
+        curves_of = {name: answers.of(question) for name, question in questions.items()}
+        yield "Coverage", plots.coverage(curves_of)
+
+
+def _worst(answers: Answers) -> Iterator[dict[str, str]]:
+    """The most confident wrong answers on radiographs; told by the file's digest, never by the patient."""
+    said, sure = answers.probabilities.argmax(axis=1), answers.probabilities.max(axis=1)
+    wrong = np.flatnonzero((said != answers.images.labels) & (answers.images.sources != PHANTOM))
+    for index in wrong[np.argsort(-sure[wrong])][:_WORST]:
+        truth = int(answers.images.labels[index])
+        yield {
+            "picture": _embedded(_jpeg(answers.images.pixels[index]), "jpeg"),
+            "truth": f"{LABELS[truth]} ({100 * answers.probabilities[index, truth]:.0f} %)",
+            "said": f"{LABELS[said[index]]} ({100 * sure[index]:.0f} %)",
+            "source": str(answers.images.sources[index]),
+            "digest": str(answers.images.digests[index])[:12],
+        }
+
+
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.asarray(pixels)).save(content, "jpeg", quality=85)
+    return content.getvalue()
+
+
+def _embedded(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
