@@ -1,13 +1,19 @@
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hilum.gradcam import heat_map
-from hilum.network import LABELS, Head
+from hilum.errors import NetworkError
+from hilum.export import patterns
+from hilum.gradcam import grad_cam, heat_map
+from hilum.network import LABELS, Head, features, head_of, normalise
+from tests.unit.artefacts import random_network
 
 torch = pytest.importorskip("torch")
+pytorch_grad_cam = pytest.importorskip("pytorch_grad_cam")
 
 
 def random_head(seed: int) -> Head:
@@ -20,22 +26,40 @@ def random_features(seed: int) -> NDArray[np.float32]:
     return np.maximum(np.random.default_rng(seed).standard_normal((2048, 7, 7)), 0).astype(np.float32)
 
 
-def by_autograd(head: Head, features: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
-    maps = torch.from_numpy(features).requires_grad_()
-    first, first_bias, second, second_bias = (torch.from_numpy(part) for part in vars(head).values())
-    logits = second @ torch.relu(first @ maps.mean((1, 2)) + first_bias) + second_bias
-    (gradient,) = torch.autograd.grad(logits[class_index], maps)
-    heat = torch.relu((gradient.mean((1, 2), keepdim=True) * maps).sum(0)).detach().numpy()
-    return np.asarray(heat / heat.max())
+def head_as_read(network: Any) -> Head:
+    kept = head_of(network).state_dict()
+    return Head(*(kept[name].numpy() for name in ("1.weight", "1.bias", "4.weight", "4.bias")))
 
 
-@pytest.mark.parametrize("class_index", range(len(LABELS)))
-def test_the_closed_form_is_what_autograd_gives(class_index: int) -> None:
-    head, features = random_head(1), random_features(2)
-    expected = by_autograd(head, features, class_index)
-    np.testing.assert_allclose(heat_map(head, features, class_index), expected, atol=1e-5)
+def by_library(network: Any, layer: Any, images: Any, class_index: int) -> NDArray[np.float32]:
+    """Return what pytorch-grad-cam makes of images, (B, h, w), before it scales each to 0..1."""
+    targets = [pytorch_grad_cam.utils.model_targets.ClassifierOutputTarget(class_index)] * len(images)
+    with pytorch_grad_cam.GradCAM(network, [layer]) as cam:
+        cam(images, targets)
+        hooked = cam.activations_and_grads
+        heat = cam.get_cam_image(
+            images, layer, targets, hooked.activations[0].numpy(), hooked.gradients[0].numpy(), False
+        )
+    return np.asarray(np.maximum(heat, 0), dtype=np.float32)
 
 
+LAST_LAYERS = {"resnet50": "layer4", "mobilenet_v3_small": "features"}
+
+
+@pytest.mark.parametrize("backbone", LAST_LAYERS)
+def test_the_closed_form_is_what_pytorch_grad_cam_gives(backbone: str) -> None:
+    network = random_network(backbone).eval()
+    images = normalise(torch.from_numpy(patterns()[2:, ::2, ::2]).float()[:, None])
+    maps = features(network, images).detach().numpy()
+    head = head_as_read(network)
+    for class_index in range(len(LABELS)):
+        ours = np.stack([grad_cam(head, one, class_index) for one in maps])
+        layer = network.get_submodule(LAST_LAYERS[backbone])
+        expected = by_library(network, layer, images, class_index)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4 * expected.max())
+
+
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000), class_index=st.integers(0, 3))
 def test_a_heat_map_is_between_0_and_1(seed: int, class_index: int) -> None:
     heat = heat_map(random_head(3), random_features(seed), class_index)
@@ -56,3 +80,8 @@ def test_the_place_that_speaks_for_the_class_is_hot() -> None:
     heat = heat_map(head, features, 1)
     assert heat[2, 5] == 1
     assert heat.sum() == 1
+
+
+def test_features_that_are_no_map_are_refused() -> None:
+    with pytest.raises(NetworkError, match="no heat map"):
+        heat_map(random_head(6), np.ones(2048, np.float32), 0)
