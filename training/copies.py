@@ -1,0 +1,70 @@
+"""Images that occur more than once in a data set, as they are or nearly so."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.data import Images
+
+NEAR = 0.95
+"""Correlation of two thumbnails from which on they are called nearly the same.
+
+Of 1,970 radiographs no two that were taken apart reach 0.93. One that was saved anew, in another size,
+quality or contrast, or with 2 % of its sides cut off, stays above 0.95; with 4 % cut off it may not."""
+_THUMBNAIL_PX, _AT_ONCE = 32, 1024
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that are nearly the same, by their index."""
+
+    first: int
+    second: int
+    correlation: float
+
+
+def exact(images: Images) -> list[list[int]]:
+    """Return the groups of images, by index, whose files are the same byte for byte."""
+    groups = defaultdict(list)
+    for index, digest in enumerate(images.digests.tolist()):
+        groups[digest].append(index)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def near(images: Images) -> list[Pair]:
+    """Return the pairs that are nearly the same, of different files, the likest first.
+
+    Thumbnails are compared by what sets them apart from the mean of all images, since all chests are alike.
+    """
+    found = [pair for pair in _near(_thumbnails(images)) if _differ(images, pair)]
+    return sorted(found, key=lambda pair: -pair.correlation)
+
+
+def _differ(images: Images, pair: Pair) -> bool:
+    return bool(images.digests[pair.first] != images.digests[pair.second])
+
+
+def _thumbnails(images: Images) -> NDArray[np.float32]:
+    """(N, 1024), each of length 1."""
+    size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
+    small = [np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BOX)) for each in images.pixels]
+    values = np.array(small, np.float32).reshape(len(images), -1)
+    values = _scaled(values - values.mean(axis=1, keepdims=True))
+    return _scaled(values - values.mean(axis=0))
+
+
+def _scaled(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = values / np.maximum(lengths, 1e-6)
+    return scaled
+
+
+def _near(thumbnails: NDArray[np.float32]) -> Iterator[Pair]:
+    for start in range(0, len(thumbnails), _AT_ONCE):
+        correlations = thumbnails[start : start + _AT_ONCE] @ thumbnails[start:].T
+        for row, column in np.argwhere(np.triu(correlations, 1) >= NEAR):
+            yield Pair(int(start + row), int(start + column), float(correlations[row, column]))
