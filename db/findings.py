@@ -21,7 +21,7 @@ class Read:
     probabilities: Mapping[str, float]
     ood: float
     heat: Sequence[Sequence[float]]
-    """(7, 7), in [0, 1]."""
+    """(h, w), in [0, 1]; empty of a network that has no map."""
 
 
 def note_network(session: Session, *, digest: str, version: str, manifest: Mapping[str, Any]) -> None:

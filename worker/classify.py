@@ -75,15 +75,22 @@ def _as_found(with_network: Reader, image: Instance, reading: Reading) -> Read:
     labels = with_network.artefact.labels
     probabilities = reading.probabilities[0]
     best = int(probabilities.argmax())
-    heat = heat_map(with_network.head, reading.features[0], best)
     return Read(
         uid=image.uid,
         pixel_hash=image.pixel_hash,
         label=labels[best],
         probabilities={label: round(float(p), 6) for label, p in zip(labels, probabilities, strict=True)},
         ood=round(float(reading.ood[0]), 6),
-        heat=[[round(float(value), 4) for value in row] for row in heat],
+        heat=_heat(with_network, reading.features[0], best),
     )
+
+
+def _heat(with_network: Reader, features: NDArray[np.float32], class_index: int) -> list[list[float]]:
+    """Return the rows of the heat map; none of a network that has no map."""
+    if not with_network.artefact.has_map:
+        return []
+    heat = heat_map(with_network.head, features, class_index)
+    return [[round(float(value), 4) for value in row] for row in heat]
 
 
 @worker_ready.connect

@@ -63,7 +63,7 @@ def heat_map_image(
 ) -> Dataset:
     """Return the capture of an assessed image, 8-bit RGB, ready to be saved or sent.
 
-    `display` is (H, W) uint8, bone white, oriented as the source image; `heat` is (7, 7) float32 in [0, 1]
+    `display` is (H, W) uint8, bone white, oriented as the source image; `heat` is (h, w) float32 in [0, 1]
     over the central square of `display`, which is what the network saw. The radiograph is scaled to 1024
     pixels on its longer side; no word in the pixels says who the patient is. The same arguments give the
     same bytes.

@@ -141,7 +141,7 @@ def _render(facts: _Facts) -> list[Rendered]:
     maps = [
         _heat_map(store, instance, facts.findings[instance.uid], image, _revision(facts), network, created)
         for instance, image in zip(facts.images, images, strict=True)
-        if image.label is not None and network is not None
+        if image.label is not None and network is not None and facts.findings[instance.uid].heat["rows"]
     ]
     result = StudyResult(
         study_uid=facts.study.study_uid,

@@ -85,6 +85,18 @@ def test_what_the_network_takes_for_no_frontal_chest_is_reported_as_not_assessed
     assert _state() == StudyState.REPORTED
 
 
+def test_what_a_network_without_a_map_read_is_reported_without_a_heat_map(
+    database_url: str, tmp_path: Path
+) -> None:
+    _read(_receive(tmp_path, seed=1), has_map=False)
+    _make()
+    assert _kinds_of_the_newest() == [ObjectKind.SR]
+    said = _newest_sr().to_json()
+    assert codes.DCM.Probability.value in said
+    assert codes.DCM.Saliency.value not in said
+    assert _state() == StudyState.REPORTED
+
+
 def test_a_late_image_that_the_network_refuses_makes_no_new_revision(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -149,9 +161,10 @@ def _prepare(uid: str) -> None:
         studies.save_preparations(session, [Preparation(uid, "PA", folder, pixel_hash=uid)])
 
 
-def _read(uid: str, *, ood: float = 0.5) -> None:
+def _read(uid: str, *, ood: float = 0.5, has_map: bool = True) -> None:
     _prepare(uid)
-    said = Read(uid, uid, "Normal", {"Normal": 1.0}, ood=ood, heat=[[0.0] * 7] * 7)
+    heat = [[0.0] * 7] * 7 if has_map else []
+    said = Read(uid, uid, "Normal", {"Normal": 1.0}, ood=ood, heat=heat)
     with transaction() as session:
         findings.note_network(session, digest="d" * 64, version="first", manifest={})
         findings.save(session, [said], network_digest="d" * 64, preprocessing="p")
