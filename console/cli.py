@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -24,7 +22,7 @@ import db.tables
 import db.trouble
 from db.session import transaction
 from db.tables import StudyState
-from hilum.errors import HilumError, SettingsError
+from hilum.errors import HilumError, Interrupted, SettingsError
 from hilum.log import keep_values_out
 from hilum.queue import ring
 from hilum.settings import CONFIG_VARIABLE, settings
@@ -65,6 +63,8 @@ def main() -> None:
         app()
     except SettingsError as error:
         _fail(str(error), 2)
+    except Interrupted as error:
+        _fail(str(error), _INTERRUPTED)
     except HilumError as error:
         _fail(str(error), 1)
     except DBAPIError as error:
@@ -381,27 +381,13 @@ def train(
 
     Ctrl-C keeps all that was learnt; the same command goes on from there.
     """
-    with _training():
+    try:
         from training.recipe import find
         from training.train import train
-
-        made = train(
-            find(recipe), out_dir, images=data, manifest=manifest, cross_validation=cross_validation
-        )
-    out.print(f"the network: {escape(str(made))}")
-
-
-@contextmanager
-def _training() -> Iterator[None]:
-    """Say in words what is not installed, and that a training stopped because it was asked to."""
-    try:
-        yield
     except ModuleNotFoundError as error:
         raise SettingsError(f"training needs {error.name}: pip install 'hilum[torch]'") from error
-    except HilumError as error:
-        if type(error).__name__ != "Interrupted":
-            raise
-        _fail(str(error), _INTERRUPTED)
+    made = train(find(recipe), out_dir, images=data, manifest=manifest, cross_validation=cross_validation)
+    out.print(f"the network: {escape(str(made))}")
 
 
 @app.command(

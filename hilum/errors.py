@@ -47,3 +47,7 @@ class StoreFull(HilumError):
 
 class LeaseLost(HilumError):
     """Nobody must act: another worker has taken the work over, and this one's result is dropped."""
+
+
+class Interrupted(HilumError):
+    """Nobody must act: long work was told to stop and has kept its state; called again, it goes on."""

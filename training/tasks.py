@@ -26,7 +26,7 @@ def train_network(recipe: str, images: str, manifest: str, out: str) -> None:
     try:
         from training.train import train  # torch takes seconds and a gigabyte: only the run's process has it
 
-        artefact = train(Path(recipe), Path(images), Path(manifest), Path(out))
+        artefact = train(Path(recipe), Path(out), images=Path(images), manifest=Path(manifest))
         made = load_artefact(artefact).manifest
     except BaseException as error:  # a shutdown too ends the run, and its row must say so
         with transaction() as session:

@@ -1,189 +1,256 @@
-import csv
-import tomllib
+"""The loop: what it refuses, keeps, resumes and learns."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from hilum import phantom
-from hilum.engine import choose_engine
-from hilum.errors import HilumError
-from hilum.network import LABELS, load_artefact
-from training import data, recipe
+from hilum.errors import HilumError, Interrupted, NetworkError
+from tests.unit import recipes
+from training import data
+from training.data import Images
+from training.recipe import Recipe, RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # two threads wait for each other where other tests run beside them
 
-FIRST = Path(recipe.__file__).parent / "recipes" / "first.toml"
-CLASSES = {"Normal": "normal", "Pneumonia": "pneumonia", "COVID-19": "covid19", "Other": "other"}
-TINY = """
-name = "tiny"
-licence = "Apache-2.0"
-seed = 1
-shares = [0.5, 0.25, 0.25]
-training_phantoms = 16
-held_out_phantoms = 8
-phantom_share = 0.5
-images_per_epoch = 32
-batch_size = 16
-learning_rate = 1e-3
-weight_decay = 0.05
-label_smoothing = 0.0
-mixup = 0.1
-averaging = 0.8
-teacher = "nobody"
-teacher_weight = 0.0
+from training import progress  # noqa: E402 - they need torch
+from training import train as training  # noqa: E402
+from training.checkpoint import CheckpointError  # noqa: E402
+from training.crew import Alone  # noqa: E402
+from training.learner import Cosine, begin, settle  # noqa: E402
+from training.teacher import TEACHERS  # noqa: E402
+from training.train import CannotTrain, check_parts, check_writable, prepare, run  # noqa: E402
 
-[[stages]]
-epochs = 1
-size_px = 64
-validation_size_px = 64
-
-[[stages]]
-epochs = {epochs}
-size_px = 64
-validation_size_px = 64
-"""
-
-
-def known_images(patients: list[str], labels: list[int]) -> data.Images:
-    count = len(patients)
-    return data.Images(
-        pixels=np.zeros((count, 224, 224), np.uint8),
-        labels=np.array(labels),
-        sources=np.array(["somewhere"] * count),
-        patients=np.array(patients),
-        digests=np.array([f"{index:064x}" for index in range(count)]),
-        views=np.array(["PA"] * count),
-        sexes=np.array(["F"] * count),
-        ages_years=np.array([61.0] * count),
-    )
+Kept = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of JPEG images of 16 patients with a manifest, as collections of radiographs come."""
-    folder = tmp_path_factory.mktemp("collection")
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        lines = csv.writer(file)
-        lines.writerow(["file", "class", "source_dataset", "patient_id", "sha256"])
-        for seed in range(16):
-            label = LABELS[seed % 4]
-            drawn = phantom.draw(500 + seed, label, rows=320, columns=262)
-            Image.fromarray((drawn * 255).astype(np.uint8)).save(folder / f"{seed}.jpg")
-            lines.writerow([f"{seed}.jpg", CLASSES[label], "somewhere", f"patient-{seed}", f"{seed:064x}"])
-    return folder
+def everything() -> Images:
+    return data.phantoms(range(32))
 
 
-def test_no_patient_is_in_two_parts() -> None:
-    patients = [f"patient-{index % 70}" for index in range(200)]
-    images = known_images(patients, [index % 4 for index in range(200)])
-    parts = data.split(images, (0.7, 0.15, 0.15), seed=1)
-    for patient in set(patients):
-        assert len(set(parts[images.patients == patient])) == 1
+def trained(recipe: Recipe, everything: Images, out: Path) -> Kept:
+    """Train, or go on training, on phantoms; return the state that was kept last."""
+    out.mkdir(exist_ok=True)
+    parts = np.array(training.phantom_parts(recipe, everything))
+    run(recipe, begin(recipe), everything, parts, out, Alone())
+    return kept(out)
 
 
-def test_every_part_holds_about_the_same_mix() -> None:
-    labels = [0] * 400 + [1] * 200 + [2] * 100
-    images = known_images([f"patient-{index}" for index in range(700)], labels)
-    parts = data.split(images, (0.7, 0.15, 0.15), seed=1)
-    for label, count in ((0, 60), (1, 30), (2, 15)):
-        assert np.count_nonzero((parts == "test") & (images.labels == label)) == pytest.approx(count, abs=1)
+def kept(out: Path) -> Kept:
+    return dict(torch.load(out / "checkpoint.pt", weights_only=True)["state"])
 
 
-def test_the_split_does_not_hang_on_the_order_of_the_manifest() -> None:
-    images = known_images([f"patient-{index}" for index in range(100)], [index % 4 for index in range(100)])
-    order = np.random.default_rng(0).permutation(100)
-    shuffled = data.Images(**{name: values[order] for name, values in vars(images).items()})
-    shares = (0.7, 0.15, 0.15)
-    np.testing.assert_array_equal(data.split(images, shares, 1)[order], data.split(shuffled, shares, 1))
+def assert_same(one: Any, other: Any) -> None:
+    """Whether two states are the same, to the last bit of every tensor."""
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_the_digest_names_images_labels_and_parts() -> None:
-    images = known_images(["a", "b"], [0, 1])
-    relabelled = known_images(["a", "b"], [0, 2])
-    parts, moved = np.array(["train", "test"]), np.array(["test", "test"])
-    digests = {data.digest(images, parts), data.digest(relabelled, parts), data.digest(images, moved)}
-    assert len(digests) == 3
-    assert data.digest(images, parts) == data.digest(known_images(["a", "b"], [0, 1]), parts)
+@pytest.fixture(scope="module")
+def whole(everything: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that was never stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    trained(recipes.tiny(), everything, out)
+    return out
 
 
-def test_radiographs_come_as_the_network_s_input(collection: Path) -> None:
-    images = data.radiographs(collection, collection / "manifest.csv")
-    assert images.pixels.shape == (16, 224, 224)
-    assert images.pixels.dtype == np.uint8
-    assert [LABELS[label] for label in images.labels[:4]] == list(LABELS)
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Call it with a signal and a number of steps after which this process sends it to itself."""
+    seen = []
+    finite = training._finite
+
+    def send(number: signal.Signals, steps: int) -> None:
+        def step(losses: "Tensor", epoch: int) -> float:
+            seen.append(epoch)
+            if len(seen) == steps:
+                os.kill(os.getpid(), number)
+            return finite(losses, epoch)
+
+        monkeypatch.setattr(training, "_finite", step)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield send
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_real_radiographs_come_from_their_manifest(shared_data: Path, tmp_path: Path) -> None:
-    everything = (shared_data / "cxr" / "manifest.csv").read_text().splitlines()
-    (tmp_path / "some.csv").write_text("\n".join(everything[:1] + everything[1::200]))
-    images = data.radiographs(shared_data / "cxr", tmp_path / "some.csv")
-    assert len(images) == 10
-    assert images.pixels.std(axis=(1, 2)).min() > 20
+@pytest.mark.parametrize(
+    ("number", "steps"), [(signal.SIGINT, 1), (signal.SIGTERM, 3), (signal.SIGINT, 4), (signal.SIGINT, 6)]
+)
+def test_a_training_that_is_told_to_stop_ends_as_if_it_had_not_been(
+    number: signal.Signals,
+    steps: int,
+    whole: Path,
+    everything: Images,
+    tmp_path: Path,
+    signalled: Callable[..., None],
+) -> None:
+    signalled(number, steps)
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        trained(recipes.tiny(), everything, tmp_path)
+    epoch, step = kept(tmp_path)["plain"][:2]
+    assert epoch * 2 + step == steps
+    assert_same(trained(recipes.tiny(), everything, tmp_path), kept(whole))
+    assert (tmp_path / "history.json").read_text() == (whole / "history.json").read_text()
 
 
-def test_kept_images_come_back(collection: Path, tmp_path: Path) -> None:
-    images = data.radiographs(collection, collection / "manifest.csv")
-    data.save(images, tmp_path / "images.npz")
-    for name, values in vars(data.load(tmp_path / "images.npz")).items():
-        np.testing.assert_array_equal(values, getattr(images, name))
+def test_a_training_that_died_goes_on_from_its_last_epoch_and_ends_the_same(
+    whole: Path, everything: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "write", die)  # right after the first epoch was kept
+        with pytest.raises(MemoryError):
+            trained(recipes.tiny(), everything, tmp_path)
+    assert kept(tmp_path)["plain"][0] == 1
+    assert_same(trained(recipes.tiny(), everything, tmp_path), kept(whole))
 
 
-def test_the_recipe_of_the_first_network_can_be_read() -> None:
-    first = recipe.read(FIRST)
-    assert first.steps == first.steps_per_epoch * sum(stage.epochs for stage in first.stages)
-    assert first.stages[-1].validation_size_px == 224
+def test_a_training_that_is_done_is_not_done_again(whole: Path, everything: Images) -> None:
+    before = (whole / "checkpoint.pt").stat().st_mtime_ns
+    trained(recipes.tiny(), everything, whole)
+    assert (whole / "checkpoint.pt").stat().st_mtime_ns == before
 
 
-def test_a_recipe_with_a_misspelt_number_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "recipe.toml").write_text(FIRST.read_text().replace("learning_rate", "lerning_rate"))
-    with pytest.raises(TypeError, match="lerning_rate"):
-        recipe.read(tmp_path / "recipe.toml")
+def test_another_seed_trains_another_network(whole: Path, everything: Images, tmp_path: Path) -> None:
+    other = trained(recipes.tiny(seed=2), everything, tmp_path)
+    with pytest.raises(AssertionError):
+        assert_same(other, kept(whole))
 
 
-def test_classes_are_drawn_evenly_and_phantoms_as_often_as_wished() -> None:
-    from training.train import weights
-
-    first = recipe.read(FIRST)
-    labels = [0, 1, 2, 3, 3, 3] + [0] * 70 + [1] * 20 + [2] * 6 + [3] * 4
-    images = known_images([f"patient-{index}" for index in range(106)], labels)
-    images.sources[:6] = data.PHANTOM
-    chances = weights(first, images)
-    chances /= chances.sum()
-    assert chances[:6].sum() == pytest.approx(first.phantom_share)
-    for label in range(4):
-        assert chances[images.labels == label].sum() == pytest.approx(0.25)
+def test_the_history_tells_every_epoch_and_is_drawn(whole: Path) -> None:
+    history = json.loads((whole / "history.json").read_text())
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    assert [entry["size_px"] for entry in history] == [32, 64, 64]
+    assert {"training_loss", "loss", "accuracy", "macro_f1", "learning_rate"} <= history[0].keys()
+    assert (whole / "learning-curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_augmented_images_keep_their_range_and_look_alike() -> None:
-    from training.train import augment
+def test_a_checkpoint_of_another_recipe_is_refused_and_what_differs_is_said(
+    whole: Path, everything: Images
+) -> None:
+    with pytest.raises(CheckpointError, match=r"another recipe \(it differs in label_smoothing, mixup\)"):
+        trained(recipes.tiny(mixup=0.3, label_smoothing=0.0), everything, whole)
 
+
+def test_a_checkpoint_of_other_images_is_refused(whole: Path, everything: Images) -> None:
+    relabelled = replace(everything, labels=everything.labels[::-1].copy())
+    with pytest.raises(CheckpointError, match="other images, or another split"):
+        trained(recipes.tiny(), relabelled, whole)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(everything: Images, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"nothing of ours")
+    with pytest.raises(CheckpointError, match="delete it to begin anew"):
+        trained(recipes.tiny(), everything, tmp_path)
+
+
+def test_a_full_disk_is_told_in_words(everything: Images, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.new").symlink_to("/dev/full")
+    with pytest.raises(
+        CheckpointError, match=r"No space left on device.*make room and give the same command"
+    ):
+        trained(recipes.tiny(), everything, tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_training_whose_loss_is_no_number_is_ended(everything: Images, tmp_path: Path) -> None:
+    wild = {"kind": "sgd", "learning_rate": 1e30, "weight_decay": 0.0, "momentum": 0.9}
+    wilder = recipes.tiny(optimizer=wild, schedule={"kind": "plateau", "patience": 1, "factor": 0.1})
+    with pytest.raises(CannotTrain, match="lower the recipe's learning_rate"):
+        trained(wilder, everything, tmp_path)
+
+
+def test_training_ends_when_the_validation_loss_no_longer_falls(everything: Images, tmp_path: Path) -> None:
+    still = {"kind": "adamw", "learning_rate": 1e-12, "weight_decay": 0.0}
+    stages = [{"epochs": 9, "size_px": 32, "validation_size_px": 32}]
+    stuck = recipes.tiny(optimizer=still, settling_images=0, stages=stages, stop_after=2)
+    history = trained(stuck, everything, tmp_path)["plain"][4]
+    losses = [entry["loss"] for entry in history]
+    assert len(losses) < 9
+    assert len(losses) - 1 - losses.index(min(losses)) == 2
+
+
+def test_the_rate_falls_when_the_validation_loss_does_not(everything: Images, tmp_path: Path) -> None:
+    still = {"kind": "adam", "learning_rate": 1e-6, "weight_decay": 0.0}
+    stages = [{"epochs": 5, "size_px": 32, "validation_size_px": 32}]
+    plateau = {"kind": "plateau", "patience": 0, "factor": 0.1}
+    stuck = recipes.tiny(optimizer=still, schedule=plateau, settling_images=0, stages=stages)
+    rates = [entry["learning_rate"] for entry in trained(stuck, everything, tmp_path)["plain"][4]]
+    assert rates[0] == 1e-6
+    assert rates[-1] < rates[0]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_the_rate_rises_and_falls_along_a_cosine_to_nothing() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Cosine(optimizer, 0.5, warm_up=0.1)
+    rates = {}
+    for done in (0, 0.05, 0.1, 0.55, 1):
+        schedule.before_step(done)
+        rates[done] = optimizer.param_groups[0]["lr"]
+    assert rates == pytest.approx({0: 0, 0.05: 0.25, 0.1: 0.5, 0.55: 0.25, 1: 0}, abs=1e-9)
+
+
+def test_the_average_of_no_steps_is_the_network_itself(everything: Images, tmp_path: Path) -> None:
+    state = trained(recipes.tiny(averaging=0.0, settling_images=0), everything, tmp_path)
+    network, average = state["parts"][:2]
+    assert_same(
+        {name.removeprefix("module."): average[name] for name in average if name != "n_averaged"}, network
+    )
+
+
+def test_settling_measures_batch_statistics_anew(everything: Images) -> None:
     torch.manual_seed(0)
-    drawn = data.phantoms([3]).pixels[0]
-    gray = torch.from_numpy(drawn).float().expand(16, 1, -1, -1)
-    changed = augment(gray)
-    assert changed.shape == gray.shape
-    assert 0 <= changed.min() <= changed.max() <= 255
-    assert len({round(float(one.mean()), 3) for one in changed}) == 16
+    network = begin(recipes.tiny()).network
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    settle(network, everything.pixels, 64)
+    assert float(first.running_mean.abs().max()) > 0
+    once = first.running_mean.clone()
+    settle(network, everything.pixels, 64)
+    torch.testing.assert_close(first.running_mean, once)
+    settle(network, everything.pixels[:0], 64)
+    torch.testing.assert_close(first.running_mean, once)
 
 
-def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
-    from training.train import rate
+def test_the_same_seed_begins_with_the_same_weights() -> None:
+    one, same, other = (begin(recipes.tiny(seed=seed)).network.state_dict() for seed in (1, 1, 2))
+    assert_same(one, same)
+    with pytest.raises(AssertionError):
+        assert_same(one, other)
 
-    first = recipe.read(FIRST)
-    rates = [rate(first, step) for step in range(first.steps)]
-    assert max(rates) == pytest.approx(first.learning_rate, rel=0.01)
-    assert rates[0] == 0
-    assert rates[-1] < first.learning_rate / 100
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"backbone": "resnet51"}, NetworkError, "no backbone 'resnet51'"),
+        ({"backbone": "vit_b_16"}, RecipeError, "vit_b_16 cannot take images of .* px"),
+        ({"teacher": "somebody"}, RecipeError, "has to be one of nobody, efficientnet-lite0"),
+        ({"teacher": "efficientnet-lite0"}, RecipeError, 'can teach resnet50 and its like, not .* "nobody"'),
+        ({"weights": "nowhere.safetensors"}, NetworkError, "nowhere.safetensors"),
+    ],
+)
+def test_a_learner_that_cannot_be_is_refused(
+    changes: dict[str, Any], error: type[HilumError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        begin(recipes.tiny(**changes))
 
 
 def test_a_missing_teacher_says_what_to_install() -> None:
-    from training.teacher import TEACHERS
-
-    if "efficientnet-lite0" in TEACHERS and _is_installed("efficientnet_lite_pytorch"):
+    if _is_installed("efficientnet_lite_pytorch"):
         pytest.skip("the teacher is installed")
     with pytest.raises(HilumError, match="pip install"):
         TEACHERS["efficientnet-lite0"]()
@@ -195,35 +262,27 @@ def _is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def test_training_ends_with_an_artefact_that_reads_and_goes_on_where_it_stopped(
-    collection: Path, tmp_path: Path
-) -> None:
-    from training.train import train
-
-    (tmp_path / "recipe.toml").write_text(TINY.format(epochs=1))
-    manifest = collection / "manifest.csv"
-    folder = train(tmp_path / "recipe.toml", collection, manifest, tmp_path / "out")
-    artefact = load_artefact(folder)
-    assert artefact.manifest["recipe"] == tomllib.loads(TINY.format(epochs=1))
-    assert artefact.manifest["metrics"]["radiographs"]["images"] == 4
-    assert "| phantoms | 8 |" in (folder / "MODEL_CARD.md").read_text()
-    assert choose_engine(artefact, "cpu").read(data.phantoms([7]).pixels).probabilities.shape == (1, 4)
-
-    last_epoch = (tmp_path / "out" / "checkpoint.pt").stat().st_mtime_ns
-    again = load_artefact(train(tmp_path / "recipe.toml", collection, manifest, tmp_path / "out"))
-    assert again.manifest["sha256"] == artefact.manifest["sha256"]
-    assert (tmp_path / "out" / "checkpoint.pt").stat().st_mtime_ns == last_epoch
+def test_a_part_without_a_class_is_refused_by_both_names(everything: Images) -> None:
+    parts = np.where(np.arange(32) < 24, "train", "validation")
+    parts[everything.labels == 2] = "train"
+    with pytest.raises(CannotTrain, match="validation has no image of COVID-19"):
+        check_parts(everything, parts, np.ones(32, np.bool_))
 
 
-def test_a_network_learns_to_tell_phantoms_apart(tmp_path: Path) -> None:
-    from training.train import begin, learn
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotTrain, match="name another folder"):
+        check_writable(tmp_path / "file" / "run")
 
-    images = data.phantoms(range(8))
-    images.sources[4:] = "somewhere"
-    (tmp_path / "recipe.toml").write_text(TINY.format(epochs=2))
-    tiny = replace(recipe.read(tmp_path / "recipe.toml"), images_per_epoch=160, batch_size=8)
-    learner = begin(tiny)
-    learn(tiny, learner, images, images, tmp_path / "checkpoint.pt")
-    losses = [entry["loss"] for entry in learner.history]
-    assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < 1.2  # guessing is 1.386
+
+def test_a_split_is_written_once_and_a_leak_planted_in_it_is_refused(tmp_path: Path) -> None:
+    alone = Alone()
+    parts = prepare(recipes.tiny(), None, None, tmp_path, alone)[1]
+    assert [int((parts == part).sum()) for part in data.PARTS] == [16, 8, 8]
+    file = tmp_path / "split.csv"
+    assert (prepare(recipes.tiny(), None, None, tmp_path, alone)[1] == parts).all()
+    lines = file.read_text().splitlines()
+    leak = next(line for line in lines if line.endswith(",train")).removesuffix("train") + "test"
+    file.write_text("\n".join([*lines, leak]) + "\n")
+    with pytest.raises(HilumError, match="phantom-"):
+        prepare(recipes.tiny(), None, None, tmp_path, alone)
