@@ -12,7 +12,7 @@ from torch import nn
 
 from hilum.network import LABELS, save_artefact
 from hilum.strangeness import Strangeness
-from training import card, data, evaluate
+from training import data, evaluate, report
 from training.data import Images
 from training.learner import predict
 from training.recipe import Recipe
@@ -32,18 +32,16 @@ def publish(
 
     Validation patients set the temperature and what counts as strange; test patients only give the figures.
     """
-    training, validation, test = (everything.where(parts == part) for part in data.PARTS)
+    training, validation = (everything.where(parts == part) for part in ("train", "validation"))
     some = np.random.default_rng(recipe.seed).permutation(len(training)) < _ENOUGH
     sample = training.where(some)
     logits, pooled = predict(network, validation.pixels)
     temperature = fitted_temperature(recipe, logits, validation)
     strangeness = known(sample, predict(network, sample.pixels)[1], pooled)
-    test_logits = predict(network, test.pixels)[0]
     described = {
         "recipe": recipe.model_dump(mode="json"),
         "licence": recipe.licence,
         "data": {"digest": data.digest(everything, parts), **data.counts(everything, parts)},
-        "metrics": evaluate.report(evaluate.softmax(test_logits / temperature), test),
         **_cross_validation(cross_validation),
     }
     now = datetime.now(UTC).replace(microsecond=0)
@@ -57,8 +55,7 @@ def publish(
         described=described,
         created=now,
     )
-    (folder / "MODEL_CARD.md").write_text(card.render(artefact.manifest), encoding="utf-8")
-    return folder
+    return report.measure(artefact, everything, parts).folder
 
 
 def fitted_temperature(recipe: Recipe, logits: NDArray[np.float32], validation: Images) -> float:

@@ -79,6 +79,8 @@ class Evaluation:
 def read(engine: Engine, images: Images) -> Answers:
     """Return an engine's answers; a progress bar tells how far it is."""
     starts = track(range(0, len(images), _BATCH), "reading", transient=True)
+    if not len(images):
+        return Answers(images, np.zeros((0, len(LABELS)), np.float32), np.zeros((0, len(LABELS))))
     batches = [np.ascontiguousarray(images.pixels[start : start + _BATCH]) for start in starts]
     logits = np.concatenate([engine.read(batch).logits for batch in batches])
     return Answers(images, logits, softmax(logits / engine.artefact.temperature))
