@@ -372,7 +372,12 @@ def add_file(artefact: Artefact, name: str, content: bytes, described: Mapping[s
     """
     _write(artefact.folder / name, content)
     digests = {**artefact.manifest["sha256"], name: hashlib.sha256(content).hexdigest()}
-    _write_manifest(artefact.folder, {**artefact.manifest, **described, "sha256": digests})
+    return describe(artefact, {**described, "sha256": digests})
+
+
+def describe(artefact: Artefact, described: Mapping[str, Any]) -> Artefact:
+    """Return the artefact with this put into its manifest. With its digest it becomes another one."""
+    _write_manifest(artefact.folder, {**artefact.manifest, **described})
     return load_artefact(artefact.folder)
 
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 def untrained(folder: Path, backbone: str = network.BACKBONE) -> Path:
     """Return the folder of an artefact with random weights, the same every time."""
-    made = random_network(backbone)
+    return saved(folder, random_network(backbone), backbone)
+
+
+def saved(folder: Path, made: "nn.Module", backbone: str) -> Path:
+    """Return the folder of an artefact of this network, which finds nothing strange."""
     width = network.head_of(made).state_dict()["1.weight"].shape[1]
     rng = np.random.default_rng(0)
     known = Strangeness(
@@ -38,14 +42,18 @@ def untrained(folder: Path, backbone: str = network.BACKBONE) -> Path:
 
 
 def random_network(backbone: str = network.BACKBONE) -> "nn.Module":
-    """Return a network whose every tensor counts: vectors and batch statistics are not all 0 or 1."""
+    """Return a network whose every tensor counts, so that one read wrongly is seen in what it says."""
     import torch
+
+    from hilum.export import patterns
 
     torch.manual_seed(0)
     made = network.build(backbone)
-    for value in made.state_dict().values():
+    for value in made.parameters():
         if value.ndim == 1:
-            value += torch.rand_like(value) * 0.2
+            value.data += torch.rand_like(value) * 0.2
+    with torch.no_grad():  # measures batch statistics, without which images fade away from layer to layer
+        network.features(made, network.normalise(torch.from_numpy(patterns()).float()[:, None]))
     return made
 
 
