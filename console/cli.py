@@ -434,7 +434,7 @@ def evaluate(
     from hilum.network import load_artefact, shipped
 
     try:
-        from training import reader, report
+        from training import page, reader, report
     except ModuleNotFoundError as error:
         raise SettingsError(f"evaluation needs {error.name}: pip install 'hilum[torch]'") from error
     artefact = load_artefact(network or shipped())
@@ -443,7 +443,7 @@ def evaluate(
     made = report.evaluated(engine, labelled, part=part, split_file=split, as_in_card=as_in_card)
     json_file.write_text(made.json(), encoding="utf-8")
     if html_file:
-        html_file.write_text(report.page(made), encoding="utf-8")
+        html_file.write_text(page.rendered(made, engine), encoding="utf-8")
     out.print(report.summary(made), *report.words(made))
     if made.about["differences"]:
         raise typer.Exit(1)

@@ -1,14 +1,16 @@
-"""The report: a network read against labelled images, as a JSON file, a page, and a table in the terminal.
+"""The report: a network read against labelled images, as a JSON file and a table in the terminal.
 
-The JSON file holds: schema (1; another number when a name changes its meaning), created, network (version,
-digest, architecture, temperature), engine (name, device, precision), images (count, patients, part: "test",
-"split" or "all", learnt_from: how many images of patients whom the network learnt from are among them, null
-where it does not tell), method (repeats, seed), slices (by name, see `training.figures.figures`), and
-differences from the network's card (null where they were not asked for).
+The JSON file holds:
+schema: 1; another number when a name changes its meaning. created.
+network: version, digest, architecture, temperature. engine: name, device, precision.
+images: count, patients, part ("test", "split" or "all"), and learnt_from: how many images of patients whom
+the network learnt from are among them, null where it does not tell.
+method: repeats and seed of the bootstrap.
+slices: by name, see `training.figures.figures`; and not_assessed: how many of the images would not be assessed
+at work, because they look strange to the network. They are in the figures all the same.
+differences: from the figures of the network's card, in words; null where they were not asked for.
 """
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,17 +19,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.progress import track
 from rich.table import Table
 
 from hilum.engine import Engine, choose_engine
 from hilum.network import LABELS, Artefact, add_file
-from training import card, data, evaluate, plots, split
+from hilum.strangeness import LIMIT
+from training import card, data, evaluate, split
 from training.data import PHANTOM, Images
 from training.evaluate import HONEST, POOLED, Question, softmax
 from training.figures import REPEATS, percent, thresholds, told
@@ -37,8 +37,6 @@ Part = Literal["test", "all"]
 
 _SCHEMA, _SEED = 1, 0
 _BATCH = 8
-_WORST = 24
-_TEMPLATES = Path(__file__).parent / "templates"
 ACCURACY_APART, AUROC_APART = 0.01, 0.005
 """What the rounding of another engine or precision explains between two readings of the same images."""
 
@@ -52,6 +50,8 @@ class Answers:
     """(N, 4), before the temperature."""
     probabilities: NDArray[np.float64]
     """(N, 4), after it."""
+    strange: NDArray[np.bool_]
+    """(N,), those that are not assessed at work, because they look strange to the network."""
 
     def of(self, question: Question) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return probabilities (n, K) of a question's answers, and the true ones (n,)."""
@@ -78,12 +78,14 @@ class Evaluation:
 
 def read(engine: Engine, images: Images) -> Answers:
     """Return an engine's answers; a progress bar tells how far it is."""
-    starts = track(range(0, len(images), _BATCH), "reading", transient=True)
-    if not len(images):
-        return Answers(images, np.zeros((0, len(LABELS)), np.float32), np.zeros((0, len(LABELS))))
-    batches = [np.ascontiguousarray(images.pixels[start : start + _BATCH]) for start in starts]
-    logits = np.concatenate([engine.read(batch).logits for batch in batches])
-    return Answers(images, logits, softmax(logits / engine.artefact.temperature))
+    logits, ood = [np.zeros((0, len(LABELS)), np.float32)], [np.zeros(0, np.float32)]
+    for start in track(range(0, len(images), _BATCH), "reading", transient=True):
+        reading = engine.read(np.ascontiguousarray(images.pixels[start : start + _BATCH]))
+        logits.append(reading.logits)
+        ood.append(reading.ood)
+    said = np.concatenate(logits)
+    probabilities = softmax(said / engine.artefact.temperature)
+    return Answers(images, said, probabilities, np.concatenate(ood) > LIMIT)
 
 
 def evaluated(
@@ -153,7 +155,7 @@ def measure(artefact: Artefact, everything: Images, parts: NDArray[np.str_]) -> 
 
 
 def _figures(answers: Answers, chosen: Any, repeats: int) -> dict[str, Any]:
-    return evaluate.report(
+    slices = evaluate.report(
         answers.probabilities,
         answers.images,
         logits=answers.logits,
@@ -161,6 +163,9 @@ def _figures(answers: Answers, chosen: Any, repeats: int) -> dict[str, Any]:
         repeats=repeats,
         seed=_SEED,
     )
+    for name, question in evaluate.questions(answers.images).items():
+        slices[name]["not_assessed"] = int(np.count_nonzero(answers.strange[question.chosen]))
+    return slices
 
 
 def _described(engine: Engine) -> dict[str, str]:
@@ -229,70 +234,3 @@ def words(evaluation: Evaluation) -> Iterator[str]:
         yield f"[bold]{learnt_from} of these images are of patients it learnt from: they flatter it.[/]"
     if about["differences"] is not None:
         yield "\n".join(f"not as in the card: {each}" for each in about["differences"]) or "as in the card"
-
-
-def page(evaluation: Evaluation) -> str:
-    """Return the whole report as one HTML page that needs no other file and no network."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"told": told, "percent": percent}
-    return environment.get_template("evaluation.html").render(
-        about=evaluation.about,
-        slices=evaluation.slices,
-        first=[name for name in (POOLED, *HONEST) if _has_figures(evaluation, name)],
-        why_not=card.why_not(evaluation.slices),
-        pictures={name: _embedded(plots.png(figure), "png") for name, figure in _pictures(evaluation)},
-        worst=list(_worst(evaluation.answers)),
-    )
-
-
-def _has_figures(evaluation: Evaluation, name: str) -> bool:
-    return name in evaluation.slices and not evaluation.slices[name]["too_few"]
-
-
-def _pictures(evaluation: Evaluation) -> Iterator[tuple[str, Figure]]:
-    answers, slices = evaluation.answers, evaluation.slices
-    questions = {
-        name: question
-        for name, question in evaluate.questions(answers.images).items()
-        if name in (POOLED, *HONEST) and _has_figures(evaluation, name)
-    }
-    yield "Accuracy by slice", plots.forest(slices, "accuracy", "Accuracy, and | for always the commonest")
-    yield "Macro AUROC by slice", plots.forest(slices, "macro_auroc", "Macro AUROC")
-    yield "The images", plots.classes(answers.images)
-    for name, question in questions.items():
-        yield f"ROC, {name}", plots.roc(question, *answers.of(question), name)
-        yield f"Confusion, {name}", plots.confusion(slices[name], name)
-    if POOLED in questions:
-        truth = answers.images.labels[questions[POOLED].chosen]
-        curves = {"after temperature": answers.probabilities, "before": softmax(answers.logits)}
-        chosen = {name: values[questions[POOLED].chosen] for name, values in curves.items()}
-        yield "Calibration", plots.reliability(chosen, truth)
-        curves_of = {name: answers.of(question) for name, question in questions.items()}
-        yield "Coverage", plots.coverage(curves_of)
-
-
-def _worst(answers: Answers) -> Iterator[dict[str, str]]:
-    """The most confident wrong answers on radiographs; told by the file's digest, never by the patient."""
-    said, sure = answers.probabilities.argmax(axis=1), answers.probabilities.max(axis=1)
-    wrong = np.flatnonzero((said != answers.images.labels) & (answers.images.sources != PHANTOM))
-    for index in wrong[np.argsort(-sure[wrong])][:_WORST]:
-        truth = int(answers.images.labels[index])
-        yield {
-            "picture": _embedded(_jpeg(answers.images.pixels[index]), "jpeg"),
-            "truth": f"{LABELS[truth]} ({100 * answers.probabilities[index, truth]:.0f} %)",
-            "said": f"{LABELS[said[index]]} ({100 * sure[index]:.0f} %)",
-            "source": str(answers.images.sources[index]),
-            "digest": str(answers.images.digests[index])[:12],
-        }
-
-
-def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(np.asarray(pixels)).save(content, "jpeg", quality=85)
-    return content.getvalue()
-
-
-def _embedded(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -272,6 +272,7 @@ def test_the_card_tells_every_slice_and_why_a_high_figure_would_not_be_honest(co
             "metrics": metrics,
             "notes": "It was chosen by lot.",
             "strangeness": {"refused": {"radiographs": 0.01}},
+            "cross_validation": {"folds": 5, "pooled": metrics},
         }
     )
     assert told.startswith("# Model card: test-1\n\n**For research only.")
