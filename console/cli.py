@@ -42,6 +42,8 @@ app = typer.Typer(
 )
 database = typer.Typer(no_args_is_help=True, help="Look after the database.")
 app.add_typer(database, name="database")
+labelled = typer.Typer(no_args_is_help=True, help="Look at what a network is trained on.")
+app.add_typer(labelled, name="data")
 
 Study = Annotated[str, typer.Argument(help="Study Instance UID, accession number or patient id")]
 
@@ -447,6 +449,39 @@ def evaluate(
     out.print(report.summary(made), *report.words(made))
     if made.about["differences"]:
         raise typer.Exit(1)
+
+
+@labelled.command(
+    epilog=_examples(
+        "hilum data describe --data radiographs --out page",
+        "hilum data describe --data radiographs --manifest labels.csv --out page",
+        "hilum data describe --out page",
+    )
+)
+def describe(
+    out_dir: Annotated[Path, typer.Option("--out", file_okay=False, help="folder of the page, index.html")],
+    data: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="folder; left out: what people labelled here"),
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(exists=True, help="CSV of the files; left out: manifest.csv there, if any")
+    ] = None,
+) -> None:
+    """Show what there is to train on, and which shortcuts a network could take.
+
+    Counts, ages, gray values, sample sheets, copies, and how well source
+    and class can be guessed without looking at the lungs: a page to open
+    in a browser. It shows patients' images and names no patient.
+    """
+    try:
+        from training import describe, reader
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"describing data needs {error.name}: pip install 'hilum[torch]'") from error
+    collection = reader.collect(data, manifest=manifest)
+    title = data.resolve().name if data else "labelled studies"
+    page = describe.describe(collection, title, out_dir)
+    out.print(f"the page: {escape(str(page))}")
 
 
 @database.command()

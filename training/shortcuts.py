@@ -112,7 +112,7 @@ def _guesses(images: Images) -> Iterator[Guess]:
 def decades(ages_years: NDArray[np.float64]) -> NDArray[np.str_]:
     """Return each age's decade, (N,), as "40-49"; "" where it is unknown."""
     return np.array(
-        ["" if np.isnan(age) else f"{age // 10 * 10:02.0f}-{age // 10 * 10 + 9:02.0f}" for age in ages_years],
+        ["" if np.isnan(age) else f"{age // 10 * 10:.0f}-{age // 10 * 10 + 9:.0f}" for age in ages_years],
         np.str_,
     )
 
