@@ -25,6 +25,7 @@ from hilum.radiograph import (
     without_blank_borders,
 )
 from hilum.settings import settings
+from hilum.strangeness import why_refused
 
 USE = "For research only. Not a medical device."
 _IN_MEMORY = ("display", "features")
@@ -41,7 +42,7 @@ class Answer:
     label: str | None = None
     probabilities: Mapping[str, float] | None = None
     ood: float | None = None
-    """See `hilum.strangeness`: from about 1 on, nothing like it was known."""
+    """See `hilum.strangeness`; beyond 1 the image is not assessed."""
     not_assessed_because: str | None = None
     wrong: str | None = None
     display: NDArray[np.uint8] | None = None
@@ -126,12 +127,16 @@ def answer(file: Path, engine: Engine, why_not_assessed: WhyNotAssessed) -> Answ
     except Undecodable as error:
         return Answer(file, wrong=str(error))
     reading = engine.read(network_input(display)[None])
+    ood = round(float(reading.ood[0]), 4)
+    because = why_refused(ood)
+    if because is not None:
+        return Answer(file, ood=ood, not_assessed_because=because)
     probabilities = dict(zip(engine.artefact.labels, reading.probabilities[0].tolist(), strict=True))
     return Answer(
         file,
         label=max(probabilities, key=probabilities.__getitem__),
         probabilities={label: round(p, 4) for label, p in probabilities.items()},
-        ood=round(float(reading.ood[0]), 4),
+        ood=ood,
         display=display,
         features=reading.features[0],
     )
@@ -152,10 +157,13 @@ def rendered(said: Answer) -> str:
     name = f"[bold]{escape(str(said.file))}[/]"
     if said.wrong is not None:
         return f"{name}: [red]{escape(said.wrong)}[/]"
+    strangeness = [] if said.ood is None else [f"  [dim]strangeness {said.ood:.2f}[/]"]
     if said.probabilities is None:
-        return f"{name}: not assessed, because {escape(said.not_assessed_because or '')}"
-    lines = [f"{name}: [bold]{said.label}[/]", *(_bar(*each) for each in said.probabilities.items())]
-    return "\n".join([*lines, f"  [dim]strangeness {said.ood:.2f}[/]"])
+        return "\n".join(
+            [f"{name}: not assessed, because {escape(said.not_assessed_because or '')}", *strangeness]
+        )
+    bars = (_bar(*each) for each in said.probabilities.items())
+    return "\n".join([f"{name}: [bold]{said.label}[/]", *bars, *strangeness])
 
 
 def _bar(label: str, probability: float) -> str:

@@ -81,6 +81,17 @@ def test_what_is_not_assessed_is_no_failure_and_says_why(folder: Path) -> None:
     assert "strangeness" not in text
 
 
+def test_what_is_strange_to_the_network_is_not_assessed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hilum.strangeness.LIMIT", -1.0)
+    code, _, [image] = told(str(folder / "chest.dcm"))
+    assert code == 0
+    assert image["label"] is image["probabilities"] is None
+    assert image["not_assessed_because"] == "it does not look like a frontal chest radiograph to the network"
+    assert "strangeness" in run("predict", str(folder / "chest.dcm"))[1]
+
+
 def test_a_bad_file_gets_words_and_the_others_go_on(folder: Path) -> None:
     names = ("letter.txt", "broken.png", "absent.dcm", "chest.dcm")
     code, _, images = told(*(str(folder / name) for name in names))
