@@ -13,7 +13,7 @@ from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from rich.markup import escape
 
-from console.wrap import PICTURES, gray
+from console.wrap import PICTURES
 from hilum.engine import ENGINES, Engine, choose_engine, named_engine
 from hilum.errors import NetworkError, NotARadiograph, Undecodable
 from hilum.gradcam import heat_map
@@ -21,6 +21,7 @@ from hilum.network import Artefact, load_artefact, shipped
 from hilum.radiograph import (
     looks_like_a_frontal_chest,
     network_input,
+    picture,
     to_display,
     without_blank_borders,
 )
@@ -105,7 +106,7 @@ def _printable(words: str) -> str:
 
 
 def _picture(file: Path) -> NDArray[np.uint8]:
-    return without_blank_borders(gray(file))
+    return without_blank_borders(picture(file))
 
 
 def _dicom(file: Path, why_not_assessed: WhyNotAssessed) -> NDArray[np.uint8]:

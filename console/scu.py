@@ -12,7 +12,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from console.wrap import MANIFEST, PICTURES, manifest_lines, wrap
 from hilum import pacs
-from hilum.errors import PacsUnavailable
+from hilum.errors import PacsUnavailable, Undecodable
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file goes out byte for byte, never re-encoded
 
@@ -169,8 +169,8 @@ def found(peer: Peer, study_uid: str) -> set[str]:
 def _picture(path: Path, line: dict[str, str] | None, wrapped_in: Path) -> Outgoing | Unusable:
     try:
         ds = wrap(path, line)
-    except (OSError, ValueError) as error:
-        return Unusable(path, f"not readable as a picture: {error}")
+    except Undecodable as error:
+        return Unusable(path, str(error))
     wrapped = wrapped_in / f"{ds.SOPInstanceUID}.dcm"
     ds.save_as(wrapped, enforce_file_format=True)
     return described(wrapped, path)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.sr.coding import Code
@@ -17,21 +16,21 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from hilum import radiograph
 from hilum.phantom import CHEST, VIEWS
 
 PICTURES = (".jpg", ".jpeg", ".png")
 MANIFEST = "manifest.csv"
 """May lie beside the pictures, or above them: its columns `file` (relative to it), `patient_id`, `view`,
 `sex` and `age` (years) are taken where they are there."""
-MOST_PIXELS = 100_000_000
 
 
 def wrap(picture: Path, about: Mapping[str, str] | None = None) -> FileDataset:
     """Return a picture as a DX image for presentation (PS3.3 A.26), a new study of its own.
 
     Colour becomes gray. `about` is the picture's line of a manifest; without one the view is PA, the
-    patient id is the file's name, and sex and age stay unsaid. Raises OSError or ValueError when it
-    is no picture.
+    patient id is the file's name, and sex and age stay unsaid. Raises Undecodable when it is no
+    picture.
     """
     about = about or {}
     ds = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=bytes(128))
@@ -39,7 +38,7 @@ def wrap(picture: Path, about: Mapping[str, str] | None = None) -> FileDataset:
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = DigitalXRayImageStorageForPresentation
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid(prefix=None)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(prefix=None), generate_uid(prefix=None)
-    _add_pixels(ds, gray(picture))
+    _add_pixels(ds, radiograph.picture(picture))
     _add_patient(ds, picture.stem, about)
     _add_image(ds, about.get("view", "").upper() or "PA")
     return ds
@@ -52,16 +51,6 @@ def manifest_lines(folder: Path) -> dict[Path, dict[str, str]]:
         return {}
     with manifest.open(newline="", encoding="utf-8") as lines:
         return {folder / line["file"]: line for line in csv.DictReader(lines) if line.get("file")}
-
-
-def gray(picture: Path) -> NDArray[np.uint8]:
-    """Return a picture, (H, W) in gray. Raises OSError or ValueError when it is no picture."""
-    with Image.open(picture) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"more than {MOST_PIXELS:,} pixels")
-        if image.mode.startswith("I;16"):
-            return (np.asarray(image) >> 8).astype(np.uint8)
-        return np.asarray(image.convert("L"))
 
 
 def _add(ds: Dataset, **elements: Any) -> None:
