@@ -361,6 +361,7 @@ def init(
     epilog=_examples(
         "hilum train hilum --data radiographs --out run1",
         "hilum train ours.toml --data radiographs --manifest radiographs/manifest.csv --out run2",
+        "hilum train hilum --data radiographs --out folds --folds 5",
         "torchrun --nproc-per-node 4 -m console.cli train hilum --data radiographs --out run3",
     )
 )
@@ -369,10 +370,14 @@ def train(
     out_dir: Annotated[Path, typer.Option("--out", help="folder of the artefact, the split and checkpoints")],
     data: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="folder of the radiographs; none: phantoms alone"),
+        typer.Option(exists=True, file_okay=False, help="folder of the radiographs; left out: the database"),
     ] = None,
     manifest: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="CSV that says what each file is")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="cross-validate over patients, in so many parts; left out: train"),
     ] = None,
     cross_validation: Annotated[
         Path | None,
@@ -382,14 +387,22 @@ def train(
     """Train a network by a recipe and evaluate it on patients it has not seen.
 
     Ctrl-C keeps all that was learnt; the same command goes on from there.
+    With --folds no network is made: the recipe itself is evaluated.
     """
+    if folds and cross_validation:
+        raise typer.BadParameter("one at a time", param_hint="--folds, --cross-validation")
     try:
+        from training.folds import cross_validate
         from training.recipe import find
         from training.train import train
     except ModuleNotFoundError as error:
         raise SettingsError(f"training needs {error.name}: pip install 'hilum[torch]'") from error
-    made = train(find(recipe), out_dir, images=data, manifest=manifest, cross_validation=cross_validation)
-    out.print(f"the network: {escape(str(made))}")
+    if folds:
+        made = cross_validate(find(recipe), out_dir, folds, images=data, manifest=manifest)
+        out.print(f"the figures: {escape(str(made))}")
+    else:
+        made = train(find(recipe), out_dir, images=data, manifest=manifest, cross_validation=cross_validation)
+        out.print(f"the network: {escape(str(made))}")
 
 
 @app.command(

@@ -22,58 +22,33 @@ class CheckpointError(HilumError):
     """The person who trains must act: room is missing, or this folder has another training."""
 
 
-class Checkpoint:
-    """A file with the state of one training: of one recipe, on one set of images and its split."""
+class Training:
+    """What a training is of: one recipe, and one set of images with their split."""
 
-    def __init__(self, file: Path, recipe: Recipe, data_digest: str) -> None:
-        self._file = file
-        self._of: dict[str, Any] = {"data": data_digest, "recipe": recipe.model_dump(mode="json")}
-        self._kept_at = time.monotonic()
+    def __init__(self, recipe: Recipe, data_digest: str) -> None:
+        self.described: dict[str, Any] = {"data": data_digest, "recipe": recipe.model_dump(mode="json")}
 
-    def load(self, device: torch.device) -> Mapping[str, Any] | None:
-        """Return the state that was kept last; None when there is none.
-
-        Raises CheckpointError, which says what differs, when it is of another recipe or of other images.
-        """
-        if not self._file.exists():
-            return None
-        try:
-            kept = torch.load(self._file, map_location=device, weights_only=True)
-            of, state = json.loads(kept["of"]), dict(kept["state"])
-        except (RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
+    def require(self, file: Path, kept: Mapping[str, Any]) -> None:
+        """Raise CheckpointError, which says what differs, when what a file keeps is of another training."""
+        if kept != self.described:
             raise CheckpointError(
-                f"{self._file} is not a checkpoint of this version of Hilum: delete it to begin anew"
-            ) from error
-        if of != self._of:
-            raise CheckpointError(
-                f"{self._file} is of {self._other(of)}: name another folder to train anew, "
+                f"{file} is of {self._other(kept)}: name another folder to train anew, "
                 "or go on with what it was begun with"
             )
-        return state
 
-    def _other(self, of: Mapping[str, Any]) -> str:
-        if of["recipe"] == self._of["recipe"]:
+    def _other(self, kept: Mapping[str, Any]) -> str:
+        ours, theirs = self.described["recipe"], kept["recipe"]
+        if ours == theirs:
             return "other images, or another split of them"
-        names = [name for name in self._of["recipe"] if of["recipe"].get(name) != self._of["recipe"][name]]
+        names = [name for name in ours if theirs.get(name) != ours[name]]
         return f"another recipe (it differs in {', '.join(names)})"
 
-    def keep(self, state: Mapping[str, Any]) -> None:
-        """Keep a state; the one before is lost only when this one is safely on disk.
 
-        Raises CheckpointError when there is no room.
-        """
-        held = io.BytesIO()  # torch tells of a full disk by a RuntimeError without a cause
-        torch.save({"of": json.dumps(self._of), "state": state}, held)
-        aside = self._file.with_suffix(".new")
-        try:
-            _write(aside, held.getbuffer())
-        except OSError as error:
-            raise CheckpointError(
-                f"{self._file} needs {held.tell() / 1e6:.0f} MB and cannot be written ({error.strerror}): "
-                "make room and give the same command again; it goes on from what was kept before"
-            ) from error
-        aside.replace(self._file)
-        _sync(self._file.parent)
+class Checkpoint:
+    """A file with the state of one training."""
+
+    def __init__(self, file: Path, training: Training) -> None:
+        self._file, self._training = file, training
         self._kept_at = time.monotonic()
 
     @property
@@ -84,12 +59,49 @@ class Checkpoint:
     def is_due(self) -> bool:
         return time.monotonic() - self._kept_at > _EVERY_S
 
+    def load(self, device: torch.device) -> Mapping[str, Any] | None:
+        """Return the state that was kept last; None when there is none.
 
-def _write(file: Path, content: memoryview) -> None:
-    with file.open("wb") as stream:
+        Raises CheckpointError when it cannot be read, or is of another training.
+        """
+        if not self._file.exists():
+            return None
+        try:
+            kept = torch.load(self._file, map_location=device, weights_only=True)
+            of, state = json.loads(kept["of"]), dict(kept["state"])
+        except (RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"{self._file} is not a checkpoint of this version of Hilum: delete it to begin anew"
+            ) from error
+        self._training.require(self._file, of)
+        return state
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Keep a state; the one before is lost only when this one is safely on disk.
+
+        Raises CheckpointError when there is no room.
+        """
+        held = io.BytesIO()  # torch tells of a full disk by a RuntimeError without a cause
+        torch.save({"of": json.dumps(self._training.described), "state": state}, held)
+        try:
+            write_safely(self._file, held.getbuffer())
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._file} needs {held.tell() / 1e6:.0f} MB and cannot be written ({error.strerror}): "
+                "make room and give the same command again; it goes on from what was kept before"
+            ) from error
+        self._kept_at = time.monotonic()
+
+
+def write_safely(file: Path, content: bytes | memoryview) -> None:
+    """Write a file so that whatever happens it has either its old content or the new one."""
+    aside = file.with_name(f"{file.name}.new")
+    with aside.open("wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
+    aside.replace(file)
+    _sync(file.parent)
 
 
 def _sync(folder: Path) -> None:

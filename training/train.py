@@ -6,6 +6,7 @@ goes on where it was stopped, and ends with the same weights as if it had not be
 
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,20 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from hilum.errors import HilumError, Interrupted
-from hilum.network import LABELS, head_of, normalise, pooled
+from hilum.network import LABELS, head_of, load_artefact, normalise, pooled
 from training import data, evaluate, progress, reader, split
 from training import recipe as recipes
 from training.augment import resized
 from training.batches import Drawing, batch, seed
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, Training
 from training.crew import Alone, Interruption, assembled
 from training.data import Images
 from training.learner import DEVICE, Learner, begin, predict, settle
 from training.losses import Loss, loss_of
 from training.recipe import Recipe, Stage
+from training.unseen import NothingUnseen, unseen
+
+CHECKPOINT = "checkpoint.pt"
 
 
 class CannotTrain(HilumError):
@@ -79,24 +83,50 @@ def prepare(
     Raises
     ------
     CannotTrain
-        If a part lacks a class.
+        If a part lacks a class, or nothing is left to test a network that learnt before.
     SplitLeaks, WrongSplit
         If the file was altered, is of other images, or has a patient in two parts.
     """
-    everything, file = gather(recipe, images, manifest), out / "split.csv"
-    if crew.rank == 0 and not file.exists():
-        split.write(file, everything, _parts(recipe, everything))
-    crew.wait()
-    parts = split.read(file, everything)
+    everything = gather(recipe, images, manifest)
+    parts = split_in(out, everything, lambda: _parts(recipe, everything), crew)
     check_parts(everything, parts, (everything.sources == data.PHANTOM) != recipe.needs_radiographs)
     return everything, parts
+
+
+def split_in(
+    folder: Path, everything: Images, make: Callable[[], NDArray[np.str_]], crew: Alone
+) -> NDArray[np.str_]:
+    """Return the split that a folder has; it is made where there is none."""
+    file = folder / "split.csv"
+    if crew.rank == 0 and not file.exists():
+        split.write(file, everything, make())
+    crew.wait()
+    return split.read(file, everything)
 
 
 def _parts(recipe: Recipe, everything: Images) -> NDArray[np.str_]:
     parts = split.parts(everything, recipe.shares, recipe.seed)
     is_phantom = everything.sources == data.PHANTOM
     parts[is_phantom] = phantom_parts(recipe, everything.where(is_phantom))
+    parts[learnt_before(recipe, everything) & (parts == "test")] = "train"
     return parts
+
+
+def learnt_before(recipe: Recipe, everything: Images) -> NDArray[np.bool_]:
+    """Return whose patients the network that a recipe begins with has learnt from, (N,): they cannot test it.
+
+    Raises CannotTrain when that is everybody, or the network does not tell.
+    """
+    if not Path(recipe.weights).is_dir():
+        return np.zeros(len(everything), np.bool_)
+    try:
+        return ~unseen(load_artefact(Path(recipe.weights)), everything)
+    except NothingUnseen as error:
+        raise CannotTrain(
+            f"nothing here can test what is made of {recipe.weights}: it has learnt from all these patients, "
+            "or does not tell from whom. Give images of others, or put the split.csv of its training "
+            "where this one's is to be"
+        ) from error
 
 
 def phantom_parts(recipe: Recipe, phantoms: Images) -> list[str]:
@@ -115,17 +145,18 @@ def gather(recipe: Recipe, images: Path | None, manifest: Path | None) -> Images
 
 
 def check_parts(everything: Images, parts: NDArray[np.str_], needed: NDArray[np.bool_]) -> None:
-    """Raise CannotTrain when training or validation lack a class among the images of a mask."""
+    """Raise CannotTrain when, of the images of a mask, a part lacks a class, or there are none to test."""
     lacking = [
         f"{part} has no image of {name}"
         for part in ("train", "validation")
         for label, name in enumerate(LABELS)
         if not np.any(needed & (parts == part) & (everything.labels == label))
     ]
+    lacking += [] if np.any(needed & (parts == "test")) else ["test has no image"]
     if lacking:
         raise CannotTrain(
-            f"{'; '.join(lacking)}: a network learns no class that it is not shown: give more patients "
-            "of it, or change the recipe's shares"
+            f"{'; '.join(lacking)}: give more patients, or change the recipe's shares: a network "
+            "learns no class that it is not shown"
         )
 
 
@@ -136,7 +167,7 @@ def run(
 
     Raises Interrupted, with the state kept, when the process is told to stop.
     """
-    checkpoint = Checkpoint(out / "checkpoint.pt", recipe, data.digest(everything, parts))
+    checkpoint = Checkpoint(out / CHECKPOINT, Training(recipe, data.digest(everything, parts)))
     if (state := checkpoint.load(DEVICE)) is not None:
         learner.restore(dict(state))
     with Interruption() as interruption:

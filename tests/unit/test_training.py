@@ -158,7 +158,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(everything: Images, tmp_path: P
 
 
 def test_a_full_disk_is_told_in_words(everything: Images, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.new").symlink_to("/dev/full")
+    (tmp_path / "checkpoint.pt.new").symlink_to("/dev/full")
     with pytest.raises(
         CheckpointError, match=r"No space left on device.*make room and give the same command"
     ):
@@ -263,7 +263,7 @@ def _is_installed(name: str) -> bool:
 
 
 def test_a_part_without_a_class_is_refused_by_both_names(everything: Images) -> None:
-    parts = np.where(np.arange(32) < 24, "train", "validation")
+    parts = np.array([*["train"] * 20, *["validation"] * 8, *["test"] * 4])
     parts[everything.labels == 2] = "train"
     with pytest.raises(CannotTrain, match="validation has no image of COVID-19"):
         check_parts(everything, parts, np.ones(32, np.bool_))
