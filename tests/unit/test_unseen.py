@@ -38,11 +38,16 @@ def test_a_patient_of_whom_one_image_was_learnt_from_is_left_out_with_all_others
     assert unseen.unseen(artefact, images).tolist() == [False, False, True, False, True, True]
 
 
-def test_a_copy_under_another_patient_s_name_is_found(artefact: Artefact) -> None:
-    images = known_images(np.zeros(3, int), patients=np.array(["x", "y", "y"]))
-    images = replace(images, digests=np.array([f"{0:064x}", f"{0:064x}", f"{9:064x}"]))
+def test_who_shares_an_image_with_a_patient_learnt_from_is_taken_for_the_same_one(artefact: Artefact) -> None:
+    images = known_images(np.zeros(5, int), patients=np.array(["x", "x", "y", "y", "z"]))
+    digests = [0, 7, 7, 8, 9]  # 0 is trained on, 7 is of both x and y
+    images = replace(images, digests=np.array([f"{digest:064x}" for digest in digests]))
+    assert unseen.unseen(artefact, images).tolist() == [False, False, False, False, True]
+
+
+def test_where_all_patients_were_learnt_from_nothing_is_evaluated(artefact: Artefact) -> None:
     with pytest.raises(NothingUnseen, match="--part all"):
-        unseen.unseen(artefact, images)
+        unseen.unseen(artefact, known_images(np.zeros(2, int)))
 
 
 def test_a_network_that_does_not_tell_whom_it_learnt_from_is_not_believed(artefact: Artefact) -> None:
