@@ -16,6 +16,8 @@ from hilum.errors import NetworkError
 LIMIT = 1.0
 """The score beyond which an image is not assessed."""
 
+Values = NDArray[np.float32]
+
 
 def why_refused(score: float) -> str | None:
     """Return None, or why an image so strange is not assessed: the end of "Not assessed, because ..."."""
@@ -26,34 +28,54 @@ def why_refused(score: float) -> str | None:
 
 @dataclass(frozen=True)
 class Strangeness:
-    """How far from everything known an image's pooled features lie."""
+    """Two signs of a stranger, of which the stronger counts.
 
-    means: NDArray[np.float32]
-    """(K, C), one per group of images trained on."""
-    spread: NDArray[np.float32]
-    """(C,), the standard deviation around the means."""
-    quantiles: NDArray[np.float32]
-    """(101,), distances of images never trained on, at 0, 1, ... 100 percent."""
+    How much an image is like strangers that were made of the images trained on (outlier exposure: Hendrycks,
+    Mazeika and Dietterich, ICLR 2019), and how far it lies from all those images (Mahalanobis distance): the
+    first knows an image upside down, which is near; the second what is like nothing ever seen.
+    """
 
-    def distances(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (B,) the mean squared standard score of (B, C) from the nearest mean."""
-        scores = (pooled[:, None, :] - self.means) / self.spread
-        return np.asarray(np.square(scores).mean(axis=2).min(axis=1), dtype=np.float32)
+    mean: Values
+    """(C,), of the features of images trained on."""
+    direction: Values
+    """(C,), the way from them to the strangers."""
+    axes: Values
+    """(K, C), orthonormal: along these they vary most."""
+    variances: Values
+    """(K + 1,), along each axis, and along any other direction."""
+    middles: Values
+    """(2,), each sign's median in images never trained on."""
+    reaches: Values
+    """(2,), from there to what hardly any of them reaches."""
+    quantiles: Values
+    """(101,), the stronger sign in those of them that are not refused, at 0, 1, ... 100 percent."""
 
-    def of(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+    def signs(self, pooled: Values) -> Values:
+        """Return (B, 2) likeness to strangers and distance, of pooled features (B, C)."""
+        centred = pooled - self.mean
+        along = centred @ self.axes.T
+        beside = np.square(centred).sum(axis=1) - np.square(along).sum(axis=1)
+        squares = (np.square(along) / self.variances[:-1]).sum(axis=1) + beside / self.variances[-1]
+        return np.stack([centred @ self.direction, np.sqrt(np.maximum(squares, 0))], axis=1)
+
+    def stronger(self, pooled: Values) -> Values:
+        """Return (B,) the stronger sign; 0 is usual, and 1 hardly ever reached, in images to be read."""
+        return np.asarray(((self.signs(pooled) - self.middles) / self.reaches).max(axis=1), np.float32)
+
+    def of(self, pooled: Values) -> Values:
         """Return how strange images are, (B,), of their pooled features (B, C).
 
-        Up to 1 it is the share of images never trained on that are less strange; above 1 it means so many
-        times as far away as the strangest of them.
+        Up to `LIMIT` it is the share of images to be read that are less strange. Beyond, it grows with the
+        stronger sign, by 1 for as much as the limit lies above the median.
         """
-        distances = self.distances(pooled)
-        shares = np.interp(distances, self.quantiles, np.linspace(0, 1, len(self.quantiles)))
-        beyond = distances / self.quantiles[-1]
-        return np.asarray(np.where(beyond > 1, beyond, shares), dtype=np.float32)
+        stronger, limit = self.stronger(pooled), self.quantiles[-1]
+        shares = np.interp(stronger, self.quantiles, np.linspace(0, 1, len(self.quantiles)))
+        beyond = 1 + (stronger - limit) / max(limit - self.quantiles[len(self.quantiles) // 2], 1e-6)
+        return np.asarray(np.where(stronger > limit, beyond, shares), np.float32)
 
     def content(self) -> bytes:
         """Return what the file in an artefact holds."""
-        return save(vars(self))
+        return save({name: np.ascontiguousarray(value) for name, value in vars(self).items()})
 
 
 def load(file: Path) -> Strangeness:

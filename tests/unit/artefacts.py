@@ -21,24 +21,30 @@ def untrained(folder: Path, backbone: str = network.BACKBONE) -> Path:
 
 def saved(folder: Path, made: "nn.Module", backbone: str) -> Path:
     """Return the folder of an artefact of this network, which finds nothing strange."""
-    width = network.head_of(made).state_dict()["1.weight"].shape[1]
-    rng = np.random.default_rng(0)
-    known = Strangeness(
-        means=rng.random((8, width), np.float32),
-        spread=np.ones(width, np.float32),
-        quantiles=np.linspace(0, 1, 101, dtype=np.float32),
-    )
     network.save_artefact(
         folder,
         made,
         backbone,
-        known,
+        known(len(network.head_of(made).state_dict()["1.weight"].T)),
         version="untrained",
         temperature=1.5,
         described={"licence": "Apache-2.0", "metrics": {"accuracy": 0.25}},
         created=datetime(2026, 1, 2, tzinfo=UTC),
     )
     return folder
+
+
+def known(width: int) -> Strangeness:
+    """Return what tells strangers apart by the first of their pooled features, (B, width)."""
+    return Strangeness(
+        mean=np.zeros(width, np.float32),
+        direction=np.eye(1, width, dtype=np.float32)[0],
+        axes=np.eye(2, width, dtype=np.float32),
+        variances=np.ones(3, np.float32),
+        middles=np.zeros(2, np.float32),
+        reaches=np.ones(2, np.float32),
+        quantiles=np.linspace(0, 1, 101, dtype=np.float32),
+    )
 
 
 def random_network(backbone: str = network.BACKBONE) -> "nn.Module":
@@ -52,7 +58,10 @@ def random_network(backbone: str = network.BACKBONE) -> "nn.Module":
     for value in made.parameters():
         if value.ndim == 1:
             value.data += torch.rand_like(value) * 0.2
-    with torch.no_grad():  # measures batch statistics, without which images fade away from layer to layer
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # statistics of the images below: else all fades from layer to layer
+    with torch.no_grad():
         network.features(made, network.normalise(torch.from_numpy(patterns()).float()[:, None]))
     return made
 
