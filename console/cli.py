@@ -81,12 +81,16 @@ def main() -> None:
 def _before(context: typer.Context) -> None:
     """What only asks makes nothing: with SQLite, to look into a folder without a Hilum would make one."""
     if context.invoked_subcommand in _ASKING:
-        ours = settings()
-        if not ours.database_url and not ours.data_dir.is_dir():
-            raise SettingsError(
-                f"there is no Hilum in {ours.data_dir.absolute()}: go where its hilum.toml is, or set "
-                f"{CONFIG_VARIABLE} to it; if this is the place, `hilum up` makes one"
-            )
+        _require_a_site()
+
+
+def _require_a_site() -> None:
+    ours = settings()
+    if not ours.database_url and not ours.data_dir.is_dir():
+        raise SettingsError(
+            f"there is no Hilum in {ours.data_dir.absolute()}: go where its hilum.toml is, or set "
+            f"{CONFIG_VARIABLE} to it; if this is the place, `hilum up` makes one"
+        )
 
 
 def _examples(*lines: str) -> str:
@@ -454,6 +458,8 @@ def evaluate(
         raise SettingsError(f"evaluation needs {error.name}: pip install 'hilum[torch]'") from error
     artefact = load_artefact(network or shipped())
     engine = choose_engine(artefact, settings().device, settings().precision)
+    if images is None:
+        _require_a_site()
     labelled = reader.read(images, manifest=manifest, cache=cache)
     made = report.evaluated(engine, labelled, part=part, split_file=split, as_in_card=as_in_card)
     json_file.write_text(made.json(), encoding="utf-8")
@@ -480,6 +486,9 @@ def describe(
     manifest: Annotated[
         Path | None, typer.Option(exists=True, help="CSV of the files; left out: manifest.csv there, if any")
     ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(file_okay=False, help="of decoded images; left out: beside the images")
+    ] = None,
 ) -> None:
     """Show what there is to train on, and which shortcuts a network could take.
 
@@ -491,7 +500,9 @@ def describe(
         from training import describe, reader
     except ModuleNotFoundError as error:
         raise SettingsError(f"describing data needs {error.name}: pip install 'hilum[torch]'") from error
-    collection = reader.collect(data, manifest=manifest)
+    if data is None:
+        _require_a_site()
+    collection = reader.collect(data, manifest=manifest, cache=cache)
     title = data.resolve().name if data else "labelled studies"
     page = describe.describe(collection, title, out_dir)
     out.print(f"the page: {escape(str(page))}")

@@ -233,8 +233,7 @@ def _refuse(problems: Sequence[str]) -> None:
         return
     more = [f"... and {len(problems) - _NAMED:,} more"] if len(problems) > _NAMED else []
     raise UnusableData(
-        f"{len(problems):,} images cannot be used; mend or remove them:\n"
-        + "\n".join([*problems[:_NAMED], *more])
+        f"mend or remove what cannot be used ({len(problems):,}):\n" + "\n".join([*problems[:_NAMED], *more])
     )
 
 

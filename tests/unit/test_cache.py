@@ -67,6 +67,24 @@ def test_what_was_decoded_is_not_decoded_again(files: list[Path], tmp_path: Path
     np.testing.assert_array_equal(found.pixels[3], expected(files[2]))
 
 
+def test_files_that_stayed_as_they_were_are_not_even_read(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Cache(tmp_path / "cache").read(files)
+    monkeypatch.setattr(decoder, "_outcome", None)
+    after = Cache(tmp_path / "cache").read(files)
+    assert after.headers == before.headers
+    np.testing.assert_array_equal(after.pixels, before.pixels)
+
+
+def test_a_pack_that_somebody_removed_is_made_anew(files: list[Path], tmp_path: Path) -> None:
+    Cache(tmp_path / "cache").read(files)
+    [pack] = (tmp_path / "cache").rglob("*.npy")
+    pack.unlink()
+    found = Cache(tmp_path / "cache").read(files[::-1])
+    np.testing.assert_array_equal(found.pixels, [expected(file) for file in files[::-1]])
+
+
 def test_a_file_that_changed_is_decoded_anew_and_one_that_moved_is_not(
     files: list[Path], tmp_path: Path, decoded: list[str]
 ) -> None:

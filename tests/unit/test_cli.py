@@ -167,7 +167,15 @@ def test_a_folder_that_cannot_be_written_is_said_in_words(command: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    "command", [("status",), ("studies",), ("show", "A1"), ("replay", "A1"), ("cancel", "A1")]
+    "command",
+    [
+        ("status",),
+        ("studies",),
+        ("show", "A1"),
+        ("replay", "A1"),
+        ("cancel", "A1"),
+        ("data", "describe", "--out", "page"),
+    ],
 )
 def test_a_command_that_asks_makes_no_site(command: tuple[str, ...], tmp_path: Path) -> None:
     answer = in_a_process(*command, cwd=tmp_path)

@@ -124,7 +124,7 @@ def test_one_error_names_all_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(UnusableData) as refused:
         reader.read(tmp_path, cache=tmp_path / "cache")
     for words in (
-        "5 images",
+        "cannot be used (5)",
         "broken.jpg: it is no picture",
         "missing.png: No such file",
         "'pneunomia' is no class",
@@ -143,7 +143,7 @@ def test_a_file_that_is_not_the_manifest_s_is_refused(tmp_path: Path) -> None:
 
 def test_of_many_the_first_ten_are_named(tmp_path: Path) -> None:
     manifest(tmp_path, *({"file": f"{number}.png", "class": "normal"} for number in range(12)))
-    with pytest.raises(UnusableData, match=r"12 images(.*\n)+.*9\.png.*\n\.\.\. and 2 more"):
+    with pytest.raises(UnusableData, match=r"cannot be used .12.(.*\n)+.*9\.png.*\n\.\.\. and 2 more"):
         reader.read(tmp_path, cache=tmp_path / "cache")
 
 
