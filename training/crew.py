@@ -4,9 +4,11 @@ Every process takes its share of a step's batches, and gradients are added up, s
 same network, but for rounding, on one processor and on several.
 """
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +19,8 @@ from torch import Tensor, distributed
 
 from training.recipe import Recipe, RecipeError
 
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+_INSISTS_S = 3.0  # torchrun passes on at once what a terminal has sent to all of its processes
 _PATIENCE = timedelta(hours=24)  # the first process reads the images while the others wait
 
 
@@ -102,17 +106,19 @@ def assembled(recipe: Recipe) -> Iterator[Alone]:
 
 
 class Interruption:
-    """Whether somebody asked this process to stop: SIGINT (Ctrl-C) or SIGTERM, once; a second one kills."""
+    """Whether somebody asked this process to stop, by SIGINT (Ctrl-C) or SIGTERM; who insists is obeyed."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self._asked_at = math.inf
+
+    @property
+    def asked(self) -> bool:
+        return self._asked_at < math.inf
 
     def __enter__(self) -> "Interruption":
         # Python lets only a process's main thread listen
         listens = threading.current_thread() is threading.main_thread()
-        self._before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM) if listens
-        }
+        self._before = {number: signal.signal(number, self._note) for number in _STOPS if listens}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,5 +126,8 @@ class Interruption:
             signal.signal(number, before)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, self._before[signal.Signals(number)])
+        now = time.monotonic()
+        if now - self._asked_at > _INSISTS_S:
+            signal.signal(number, self._before[signal.Signals(number)])
+            signal.raise_signal(number)
+        self._asked_at = min(self._asked_at, now)

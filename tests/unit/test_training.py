@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from hilum.errors import HilumError, Interrupted, NetworkError
+from hilum.network import add_file, load_artefact, load_network, shipped
 from tests.unit import recipes
 from training import data
 from training.data import Images
@@ -30,6 +32,7 @@ from training.crew import Alone  # noqa: E402
 from training.learner import Cosine, begin, settle  # noqa: E402
 from training.teacher import TEACHERS  # noqa: E402
 from training.train import CannotTrain, check_parts, check_writable, prepare, run  # noqa: E402
+from training.unseen import LEARNT  # noqa: E402
 
 Kept = dict[str, Any]
 
@@ -276,13 +279,49 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_split_is_written_once_and_a_leak_planted_in_it_is_refused(tmp_path: Path) -> None:
-    alone = Alone()
-    parts = prepare(recipes.tiny(), None, None, tmp_path, alone)[1]
-    assert [int((parts == part).sum()) for part in data.PARTS] == [16, 8, 8]
+    small, alone = recipes.tiny(training_phantoms=8, held_out_phantoms=4), Alone()
+    parts = prepare(small, None, None, tmp_path, alone)[1]
+    assert [int((parts == part).sum()) for part in data.PARTS] == [8, 4, 4]
     file = tmp_path / "split.csv"
-    assert (prepare(recipes.tiny(), None, None, tmp_path, alone)[1] == parts).all()
+    assert (prepare(small, None, None, tmp_path, alone)[1] == parts).all()
     lines = file.read_text().splitlines()
     leak = next(line for line in lines if line.endswith(",train")).removesuffix("train") + "test"
     file.write_text("\n".join([*lines, leak]) + "\n")
     with pytest.raises(HilumError, match="phantom-"):
-        prepare(recipes.tiny(), None, None, tmp_path, alone)
+        prepare(small, None, None, tmp_path, alone)
+
+
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory: pytest.TempPathFactory, everything: Images) -> Path:
+    """An artefact that learnt from the first two of four images of each patient."""
+    folder = tmp_path_factory.mktemp("champion")
+    shutil.copytree(shipped(), folder, dirs_exist_ok=True)
+    artefact = replace(load_artefact(shipped()), folder=folder)
+    learnt = "".join(f"{digest}\n" for digest in np.unique(everything.digests[:8]))
+    add_file(artefact, LEARNT, learnt.encode(), {})
+    return folder
+
+
+def test_training_begins_with_the_weights_of_an_artefact(champion: Path) -> None:
+    begun = begin(recipes.tiny(backbone="resnet50", weights=str(champion))).network
+    assert_same(
+        dict(begun.named_parameters()), dict(load_network(load_artefact(champion)).named_parameters())
+    )
+
+
+def test_whom_the_first_weights_have_learnt_from_tests_nobody(champion: Path, everything: Images) -> None:
+    images = replace(everything, sources=np.full(32, "somewhere"))
+    images.patients[:] = [f"patient-{index % 16}" for index in range(32)]  # 8 of them are known by one image
+    again = recipes.tiny(weights=str(champion), phantom_share=0.5)
+    known = training.learnt_before(again, images)
+    assert sorted(np.unique(images.patients[known])) == sorted(f"patient-{index}" for index in range(8))
+    parts, fresh = training._parts(again, images), training._parts(recipes.tiny(phantom_share=0.5), images)
+    assert set(fresh[known]) == {"train", "validation", "test"}
+    assert set(parts[known]) == {"train", "validation"}
+    np.testing.assert_array_equal(parts[~known], fresh[~known])
+
+
+def test_weights_that_have_learnt_from_everybody_are_refused(champion: Path, everything: Images) -> None:
+    again = recipes.tiny(weights=str(champion))
+    with pytest.raises(CannotTrain, match="learnt from all these patients"):
+        training.learnt_before(again, everything.where(np.arange(8)))
