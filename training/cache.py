@@ -124,7 +124,8 @@ class Cache:
         return Found(headers, self._pixels(name))
 
     def _pixels(self, name: str) -> NDArray[np.uint8]:
-        mapped: NDArray[np.uint8] = np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        # "c", and not "r", because torch warns of arrays that cannot be written to; the file stays as it is
+        mapped: NDArray[np.uint8] = np.load(self._folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
         return mapped
 
     def _write(self, headers: Sequence[Header], images: Iterable[NDArray[np.uint8]]) -> str:

@@ -59,6 +59,11 @@ def test_images_come_as_the_network_s_input_out_of_a_map(files: list[Path], tmp_
     np.testing.assert_array_equal(found.pixels, [expected(file) for file in files])
 
 
+def test_who_writes_to_the_images_writes_to_no_file(files: list[Path], tmp_path: Path) -> None:
+    Cache(tmp_path / "cache").read(files).pixels[:] = 0
+    np.testing.assert_array_equal(Cache(tmp_path / "cache").read(files[:1]).pixels[0], expected(files[0]))
+
+
 def test_what_was_decoded_is_not_decoded_again(files: list[Path], tmp_path: Path, decoded: list[str]) -> None:
     Cache(tmp_path / "cache").read(files[:3])
     found = Cache(tmp_path / "cache").read([files[4], *files[:3]])
