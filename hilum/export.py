@@ -36,7 +36,9 @@ class _Network(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        maps = features(self.network, normalise(images[:, None].float()))
+        # channels first: of channels last the exporter makes many small nodes about strides
+        gray = normalise(images[:, None].float()).contiguous(memory_format=torch.contiguous_format)
+        maps = features(self.network, gray)
         return head_of(self.network)(pooled(maps)), maps
 
 
@@ -89,17 +91,31 @@ def features_shape(network: nn.Module) -> list[int]:
 
 def graph(network: nn.Module, weights: Path) -> bytes:
     """Return a network as ONNX, for any number of images; its tensors lie in the safetensors file."""
-    with weights.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))  # the format: a length, that much JSON, the data
-        places: dict[str, Any] = json.loads(file.read(length))
-    state = network.state_dict()
-    kept = {name: rounded(state[name]) for name in places}
-    model = _exported(network, kept)
-    for name, value in zip(kept, list(model.graph.inputs)[1:], strict=True):
-        value.const_value = _lying(name, places[name], weights.name, 8 + length)
+    lying, state = tensors_of(weights), network.state_dict()
+    model = _exported(network, {name: rounded(state[name]) for name in lying})
+    for tensor, value in zip(lying.values(), list(model.graph.inputs)[1:], strict=True):
+        value.const_value = tensor
         model.graph.inputs.remove(value)
         model.graph.register_initializer(value)
     return _plain(model)
+
+
+def tensors_of(weights: Path) -> "dict[str, onnx_ir.ExternalTensor]":
+    """Return where each tensor of a safetensors file lies in it."""
+    import onnx_ir
+
+    with weights.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))  # the format: a length, that much JSON, the data
+        header: dict[str, Any] = json.loads(file.read(length))
+    kinds = {"F16": onnx_ir.DataType.FLOAT16, "F32": onnx_ir.DataType.FLOAT}
+    lying = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        shape, offset = onnx_ir.Shape(entry["shape"]), 8 + length + start
+        lying[name] = onnx_ir.ExternalTensor(
+            weights.name, offset, end - start, kinds[entry["dtype"]], shape=shape, name=name
+        )
+    return lying
 
 
 def _exported(network: nn.Module, kept: dict[str, Tensor]) -> "onnx_ir.Model":
@@ -117,24 +133,15 @@ def _exported(network: nn.Module, kept: dict[str, Tensor]) -> "onnx_ir.Model":
     return cast("onnx_ir.Model", program.model)
 
 
-def _lying(name: str, place: dict[str, Any], file: str, starts_at: int) -> "onnx_ir.ExternalTensor":
-    import onnx_ir
-
-    start, end = place["data_offsets"]
-    kept = {"F16": onnx_ir.DataType.FLOAT16, "F32": onnx_ir.DataType.FLOAT}[place["dtype"]]
-    shape = onnx_ir.Shape(place["shape"])
-    return onnx_ir.ExternalTensor(file, starts_at + start, end - start, kept, shape=shape, name=name)
-
-
 def _plain(model: "onnx_ir.Model") -> bytes:
     """Return a model without notes on where in the code its nodes come from."""
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     ClearMetadataAndDocStringPass()(model)
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            value.metadata_props.clear()
+    made = (value for node in model.graph.all_nodes() for value in node.outputs)
+    for value in (*model.graph.inputs, *model.graph.initializers.values(), *made):
+        value.metadata_props.clear()
     return bytes(onnx_ir.to_proto(model).SerializeToString(deterministic=True))
 
 
