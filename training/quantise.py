@@ -7,7 +7,7 @@ weights file, and what rounds them to 8 bits stands in the graph, for the engine
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from hilum.engine import INT8_GRAPH, Engine, OnnxRuntimeEngine, OpenVinoEngine, Reading
+from hilum.engine import INT8_GRAPH, OnnxRuntimeEngine, OpenVinoEngine, Reading
 from hilum.network import Artefact, add_file, describe
+from training import agreement
 from training.data import Images
 
 MOST_LOST_POINTS = 0.5
 """Percentage points of accuracy that int8 may cost; a graph that costs more is not added."""
-_BATCH = 16
 _IN_INT8 = ["Add", "Clip", "Conv", "Gemm", "MatMul", "MaxPool", "Relu"]
 _PREPARED = (
     "onnx.quant.pre_process",
@@ -54,12 +54,12 @@ def _copied(artefact: Artefact, folder: Path, content: bytes) -> Artefact:
 
 def _measured(artefact: Artefact, images: Images) -> dict[str, Any]:
     """How far int8 is from float32 on images, by either engine; accuracies are shares."""
-    expected = _read(OpenVinoEngine(artefact, "fp32"), images)
+    expected = agreement.read(OpenVinoEngine(artefact, "fp32"), images.pixels)
     accuracy = _accuracy(expected, images)
-    engines = [
-        _compared(engine(artefact, "int8"), expected, images)
-        for engine in (OpenVinoEngine, OnnxRuntimeEngine)
-    ]
+    engines = []
+    for engine in (OpenVinoEngine(artefact, "int8"), OnnxRuntimeEngine(artefact, "int8")):
+        said = agreement.read(engine, images.pixels)
+        engines.append(agreement.difference(engine, said, expected) | {"accuracy": _accuracy(said, images)})
     lost_points = max(100 * (accuracy - each["accuracy"]) for each in engines)
     return {
         "kept": lost_points <= MOST_LOST_POINTS,
@@ -71,34 +71,8 @@ def _measured(artefact: Artefact, images: Images) -> dict[str, Any]:
     }
 
 
-def _compared(engine: Engine, expected: Reading, images: Images) -> dict[str, Any]:
-    said = _read(engine, images)
-    return {
-        "engine": engine.name,
-        "accuracy": _accuracy(said, images),
-        "max_abs_difference_logits": float(np.abs(said.logits - expected.logits).max()),
-        "max_abs_difference_probabilities": float(np.abs(said.probabilities - expected.probabilities).max()),
-        "max_abs_difference_strangeness": float(np.abs(said.ood - expected.ood).max()),
-    }
-
-
-def _read(engine: Engine, images: Images) -> Reading:
-    """A reading of many images, without the features, which would fill the memory."""
-    readings = [
-        replace(engine.read(batch), features=np.empty(len(batch), np.float32))
-        for batch in _batches(images.pixels)
-    ]
-    return Reading(
-        *(np.concatenate(parts) for parts in zip(*(vars(each).values() for each in readings), strict=True))
-    )
-
-
 def _accuracy(reading: Reading, images: Images) -> float:
     return float((reading.logits.argmax(axis=1) == images.labels).mean())
-
-
-def _batches(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    return (np.ascontiguousarray(pixels[at : at + _BATCH]) for at in range(0, len(pixels), _BATCH))
 
 
 def int8_graph(graph: Path, images: NDArray[np.uint8]) -> bytes:
@@ -127,7 +101,7 @@ def int8_graph(graph: Path, images: NDArray[np.uint8]) -> bytes:
 
 class _Batches(CalibrationDataReader):
     def __init__(self, images: NDArray[np.uint8]) -> None:
-        self._batches = ({"images": batch} for batch in _batches(images))
+        self._batches = ({"images": batch} for batch in agreement.batches(images))
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         return next(self._batches, None)
