@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -81,6 +82,7 @@ def curves(history: Sequence[dict[str, float]]) -> Figure:
         for name in names:
             axes.plot(epochs, [entry.get(name, float("nan")) for entry in history], ".-", label=_NAMES[name])
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
         for epoch, entry in zip(epochs[1:], history[1:], strict=True):
