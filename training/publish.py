@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hilum.network import save_artefact
-from training import data, evaluate, known, quantise, report
+from training import agreement, data, evaluate, known, quantise, report
 from training.data import Images
 from training.learner import predict
 from training.recipe import Recipe
 
 _CALIBRATING = 256  # images trained on, from whose features int8's ranges are taken
+_COMPARED = 32  # validation images on which the engines are compared
 
 
 def publish(
@@ -57,6 +58,7 @@ def publish(
     )
     some = np.random.default_rng(recipe.seed).permutation(len(training))[:_CALIBRATING]
     artefact = quantise.add_int8(artefact, training.where(some), validation)
+    artefact = agreement.state(artefact, validation.pixels[:_COMPARED])
     return report.measure(artefact, everything, parts).folder
 
 
