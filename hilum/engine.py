@@ -172,9 +172,7 @@ class OpenVinoEngine:
         with self._one_at_a_time:
             self._request.infer([images])
             # Copies, since the next batch is written over the request's own memory.
-            logits, maps = (
-                np.array(self._request.get_tensor(name).data) for name in ("logits", "features")
-            )
+            logits, maps = (np.array(self._request.get_tensor(name).data) for name in ("logits", "features"))
         return self._finish(logits, maps)
 
 

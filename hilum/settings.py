@@ -126,8 +126,8 @@ class Settings(BaseSettings):
     )
     precision: Literal["auto", "int8"] = Field(
         "auto",
-        description="what the network computes with: auto, the best that the device is made for (bf16 or fp32), "
-        "or int8 on the processor, for a network that has it",
+        description="what the network computes with: auto, the best that the device is made for "
+        "(bf16 or fp32), or int8 on the processor, for a network that has it",
     )
 
     listener_host: str = Field("127.0.0.1", description="address the listener binds; 0.0.0.0: all")
