@@ -85,6 +85,8 @@ class Artefact:
     preprocessing: str
     temperature: float
     """Logits are divided by it before softmax."""
+    has_map: bool
+    """Whether its features are a map, so that there can be a heat map; a ViT's are not."""
     manifest: Mapping[str, Any]
 
     @property
@@ -94,14 +96,6 @@ class Artefact:
     @property
     def graph(self) -> Path:
         return self.folder / GRAPH
-
-    @property
-    def has_map(self) -> bool:
-        """Whether its features are a map, so that there can be a heat map; a ViT's are not.
-
-        The first artefacts did not say: all of them are ResNets.
-        """
-        return len(self.manifest.get("features", "CHW")) == 3
 
     def head(self) -> Head:
         return Head(*_head_tensors(self.weights))
@@ -137,6 +131,7 @@ def load_artefact(folder: Path) -> Artefact:
             labels=LABELS,
             preprocessing=PREPROCESSING,
             temperature=_positive(manifest["temperature"]),
+            has_map=len(manifest.get("features", "CHW")) == 3,  # the first did not say: all are ResNets
             manifest=manifest,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -334,11 +329,32 @@ def save_artefact(
     NetworkError
         If weights are no finite numbers, or the graph does not say what the network says.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    exported = _write_network(folder, network, backbone)
+    (folder / STRANGENESS).write_bytes(strangeness.content())
+    _write_manifest(
+        folder,
+        {
+            **described,
+            **exported,
+            "version": version,
+            "architecture": architecture(backbone),
+            "labels": list(LABELS),
+            "preprocessing": PREPROCESSING,
+            "temperature": temperature,
+            "created": created.isoformat(),
+            "sha256": {name: _sha256(folder / name) for name in (WEIGHTS, GRAPH, STRANGENESS)},
+        },
+    )
+    return load_artefact(folder)
+
+
+def _write_network(folder: Path, network: "nn.Module", backbone: str) -> dict[str, Any]:
+    """Write weights and graph; return what the manifest says of them."""
     from safetensors.torch import save_file
 
     from hilum import export
 
-    folder.mkdir(parents=True, exist_ok=True)
     copy = build(backbone).eval()
     copy.load_state_dict(network.state_dict())
     trained = export.logits(copy)
@@ -346,23 +362,10 @@ def save_artefact(
     copy.load_state_dict(kept, strict=False)
     save_file(kept, folder / WEIGHTS)
     (folder / GRAPH).write_bytes(export.graph(copy, folder / WEIGHTS))
-    (folder / STRANGENESS).write_bytes(strangeness.content())
-    _write_manifest(
-        folder,
-        {
-            **described,
-            "version": version,
-            "architecture": architecture(backbone),
-            "features": export.features_shape(copy),
-            "labels": list(LABELS),
-            "preprocessing": PREPROCESSING,
-            "temperature": temperature,
-            "created": created.isoformat(),
-            "export": export.check(folder / GRAPH, copy, trained),
-            "sha256": {name: _sha256(folder / name) for name in (WEIGHTS, GRAPH, STRANGENESS)},
-        },
-    )
-    return load_artefact(folder)
+    return {
+        "features": export.features_shape(copy),
+        "export": export.check(folder / GRAPH, copy, trained),
+    }
 
 
 def add_file(artefact: Artefact, name: str, content: bytes, described: Mapping[str, Any]) -> Artefact:

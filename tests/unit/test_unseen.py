@@ -28,6 +28,7 @@ def artefact(tmp_path: Path) -> Artefact:
         labels=(),
         preprocessing="",
         temperature=1.0,
+        has_map=True,
         manifest=manifest,
     )
 
