@@ -465,7 +465,7 @@ def evaluate(
     json_file.write_text(made.json(), encoding="utf-8")
     if html_file:
         html_file.write_text(page.rendered(made, engine), encoding="utf-8")
-    out.print(report.summary(made), *report.words(made))
+    out.print(report.summary(made), *report.words(made), sep="\n")
     if made.about["differences"]:
         raise typer.Exit(1)
 
