@@ -28,6 +28,8 @@ from tests.unit.artefacts import known, random_network, untrained
 from worker.classify import _as_found
 from worker.reader import Reader
 
+pytestmark = pytest.mark.timeout(900)  # a ViT takes its time to export where others want the processor too
+
 FEATURES = {
     "resnet50": (2048, 7, 7),
     "resnet18": (512, 7, 7),
