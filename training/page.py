@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from hilum.gradcam import heat_map
 from hilum.network import LABELS, Head
 from training import card, evaluate, plots
 from training.data import PHANTOM
-from training.evaluate import HONEST, POOLED, softmax
+from training.evaluate import HONEST, POOLED, Question, softmax
 from training.figures import percent, told
 from training.report import Answers, Evaluation
 
@@ -40,7 +40,7 @@ def rendered(evaluation: Evaluation, engine: Engine) -> str:
         slices=evaluation.slices,
         first=[name for name in (POOLED, *HONEST) if _has_figures(evaluation, name)],
         why_not=card.why_not(evaluation.slices),
-        pictures={name: _embedded(plots.png(figure), "png") for name, figure in _pictures(evaluation)},
+        pictures=[[_embedded(plots.png(figure), "png") for figure in row] for row in _pictures(evaluation)],
         worst=list(_worst(evaluation.answers, engine)),
         has_map=engine.artefact.has_map,
     )
@@ -50,26 +50,30 @@ def _has_figures(evaluation: Evaluation, name: str) -> bool:
     return name in evaluation.slices and not evaluation.slices[name]["too_few"]
 
 
-def _pictures(evaluation: Evaluation) -> Iterator[tuple[str, Figure]]:
+def _pictures(evaluation: Evaluation) -> Iterator[list[Figure]]:
+    """Rows of figures."""
     answers, slices = evaluation.answers, evaluation.slices
     questions = {
         name: question
         for name, question in evaluate.questions(answers.images).items()
         if name in (POOLED, *HONEST) and _has_figures(evaluation, name)
     }
-    yield "Accuracy by slice", plots.forest(slices, "accuracy", "Accuracy, and | for always the commonest")
-    yield "Macro AUROC by slice", plots.forest(slices, "macro_auroc", "Macro AUROC")
-    yield "The images", plots.classes(answers.images)
+    yield [
+        plots.forest(slices, "accuracy", "Accuracy, and | for always the commonest"),
+        plots.forest(slices, "macro_auroc", "Macro AUROC"),
+    ]
+    yield [plots.classes(answers.images), *_calibration(answers, questions)]
     for name, question in questions.items():
-        yield f"ROC, {name}", plots.roc(question, *answers.of(question), name)
-        yield f"Confusion, {name}", plots.confusion(slices[name], name)
+        yield [plots.roc(question, *answers.of(question), name), plots.confusion(slices[name], name)]
+    yield [plots.coverage({name: answers.of(question) for name, question in questions.items()})]
+
+
+def _calibration(answers: Answers, questions: Mapping[str, Question]) -> Iterator[Figure]:
     if POOLED in questions:
-        truth = answers.images.labels[questions[POOLED].chosen]
-        curves = {"after temperature": answers.probabilities, "before": softmax(answers.logits)}
-        chosen = {name: values[questions[POOLED].chosen] for name, values in curves.items()}
-        yield "Calibration", plots.reliability(chosen, truth)
-        curves_of = {name: answers.of(question) for name, question in questions.items()}
-        yield "Coverage", plots.coverage(curves_of)
+        chosen = questions[POOLED].chosen
+        before = softmax(answers.logits[chosen])
+        curves = {"after temperature": answers.probabilities[chosen], "before": before}
+        yield plots.reliability(curves, answers.images.labels[chosen])
 
 
 def _worst(answers: Answers, engine: Engine) -> Iterator[dict[str, str]]:

@@ -90,7 +90,7 @@ def reliability(
     title: str = "How sure, and how often right",
 ) -> Figure:
     """How often the likeliest answer is right, by how sure it is; the diagonal is a calibrated network."""
-    figure, axes = _axes(4.2, 4.0, title)
+    figure, axes = _axes(4.2, 4.0, "How sure, and how often right")
     axes.plot([0, 1], [0, 1], color=_GRAY, linewidth=0.8, linestyle="--")
     for colour, (name, probabilities) in zip((_COLOURS[3], _COLOURS[1]), curves.items(), strict=False):
         sure, right, counts = _binned(probabilities, truth)
