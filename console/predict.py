@@ -93,16 +93,16 @@ def display_of(file: Path, why_not_assessed: WhyNotAssessed) -> NDArray[np.uint8
         words = (
             getattr(error, "strerror", None) or f"the file cannot be read: {error or type(error).__name__}"
         )
-        raise Undecodable(_printable(words)) from error
+        raise Undecodable(words) from error
     because = looks_like_a_frontal_chest(display)
     if because is not None:
         raise NotARadiograph(because)
     return display
 
 
-def _printable(words: str) -> str:
-    """Words that may quote the file's bytes, without those that would turn the terminal's head."""
-    return "".join(each if each.isprintable() else " " for each in words)
+def _printable(error: Exception) -> str:
+    """Its words, which may quote the file's bytes, without those that command a terminal."""
+    return "".join(each if each.isprintable() else " " for each in str(error))
 
 
 def _picture(file: Path) -> NDArray[np.uint8]:
@@ -124,9 +124,9 @@ def answer(file: Path, engine: Engine, why_not_assessed: WhyNotAssessed) -> Answ
     try:
         display = display_of(file, why_not_assessed)
     except NotARadiograph as error:
-        return Answer(file, not_assessed_because=str(error))
+        return Answer(file, not_assessed_because=_printable(error))
     except Undecodable as error:
-        return Answer(file, wrong=str(error))
+        return Answer(file, wrong=_printable(error))
     reading = engine.read(network_input(display)[None])
     ood = round(float(reading.ood[0]), 4)
     because = why_refused(ood)

@@ -11,6 +11,7 @@ from hilum import phantom
 from hilum.errors import NetworkError, NotARadiograph
 from hilum.network import LABELS
 from tests.conftest import SettingsChange
+from tests.unit.images import radiograph, save
 from tests.unit.test_cli import run
 
 
@@ -100,6 +101,13 @@ def test_a_bad_file_gets_words_and_the_others_go_on(folder: Path) -> None:
     assert images[0]["wrong"] == "it is neither DICOM nor a JPEG or PNG picture"
     assert images[2]["wrong"] == "No such file or directory"
     assert images[3]["label"] in LABELS
+
+
+def test_words_that_quote_a_file_do_not_command_the_terminal(tmp_path: Path) -> None:
+    file = save(radiograph(), tmp_path / "escape.dcm")
+    file.write_bytes(file.read_bytes().replace(b"1.2.840.10008.1.2.1", b"1.2.3\x1b[2J1.2.3.4.5."))
+    _, _, [image] = told(str(file))
+    assert "'1.2.3 [2J1.2.3.4.5.' is not supported" in str(image["wrong"])
 
 
 def test_hostile_files_get_words(shared_data: Path) -> None:
