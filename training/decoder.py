@@ -33,6 +33,8 @@ from hilum.radiograph import INPUT_SIZE, network_input, picture, to_display, wit
 LONGEST_S = 120.0
 """An image that takes longer is given up."""
 MEMORY_MB = 4096
+_CHILD = ("-m", "training.decoder")
+_KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")  # and no passwords
 _SIZE = INPUT_SIZE * INPUT_SIZE
 _DICOM = slice(128, 132)  # where a DICOM file says DICM (PS3.10 7.1)
 
@@ -59,40 +61,53 @@ class Decoder:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._served = 0
 
     def decode(self, file: Path) -> tuple[Header, NDArray[np.uint8]]:
         """Return what a file says, and its network input (224, 224).
 
         Raises Undecodable when the file cannot be read, or reading it killed the process or took too long.
         """
+        stained = self._served > 0
+        answer, pixels = self._asked(file)
+        if not answer and stained:  # alone: an earlier image may have done the damage
+            answer, pixels = self._asked(file)
+        if not answer:
+            raise Undecodable("its decoder died of it, or took too long")
+        if "undecodable" in answer:
+            raise Undecodable(answer["undecodable"])
+        return Header(**answer), np.frombuffer(pixels, np.uint8).reshape(INPUT_SIZE, INPUT_SIZE)
+
+    def _asked(self, file: Path) -> tuple[dict[str, Any], bytes]:
+        """What the process says; nothing when it died."""
         process = self._process = self._process or _started()
         watch = threading.Timer(LONGEST_S, process.kill)
         watch.start()
         try:
-            answer, pixels = _asked(process, file)
-        except (EOFError, BrokenPipeError) as error:
+            answered = _asked(process, file)
+        except (EOFError, BrokenPipeError):
             self.close()
-            raise Undecodable("its decoder died of it, or took too long") from error
+            return {}, b""
         finally:
             watch.cancel()
-        if "undecodable" in answer:
-            raise Undecodable(answer["undecodable"])
-        return Header(**answer), np.frombuffer(pixels, np.uint8).reshape(INPUT_SIZE, INPUT_SIZE)
+        self._served += 1
+        return answered
 
     def close(self) -> None:
         """End the process; the next image starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
-        self._process = None
+        self._process, self._served = None, 0
 
 
 def _started() -> subprocess.Popen[bytes]:
+    environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "training.decoder", str(os.getpid())],
+        [sys.executable, *_CHILD, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # one core a process
+        env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # one core a process
         start_new_session=True,  # Ctrl-C is for the owner
     )
 

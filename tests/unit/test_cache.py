@@ -16,6 +16,14 @@ from training import decoder
 from training.cache import Cache
 from training.decoder import Decoder
 
+DYING = """
+import os
+from training import decoder
+read = decoder.read
+decoder.read = lambda content: os.abort() if content == b"deadly" else read(content)
+decoder.main()
+"""
+
 
 def picture(file: Path, seed: int, size: tuple[int, int] = (260, 240)) -> Path:
     noise = np.random.default_rng(seed).integers(20, 230, size, dtype=np.uint8)
@@ -142,16 +150,25 @@ def test_every_file_that_cannot_be_used_is_named_with_its_reason(files: list[Pat
     assert "No such file" in found.problems[missing]
 
 
-def test_a_decoder_that_dies_costs_its_file_only(files: list[Path], one_decoder: Decoder) -> None:
+def test_an_image_is_not_blamed_for_what_an_earlier_one_did(files: list[Path], one_decoder: Decoder) -> None:
     one_decoder.decode(files[0])
     assert one_decoder._process is not None
     os.kill(one_decoder._process.pid, signal.SIGSEGV)
     one_decoder._process.wait(timeout=10)
-    with pytest.raises(Undecodable, match="died"):
-        one_decoder.decode(files[0])
     header, pixels = one_decoder.decode(files[1])
     np.testing.assert_array_equal(pixels, expected(files[1]))
     assert header.patient == ""
+
+
+def test_a_file_that_its_decoder_dies_of_costs_no_other(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = tmp_path / "deadly.png"
+    deadly.write_bytes(b"deadly")
+    monkeypatch.setattr(decoder, "_CHILD", ("-c", DYING))
+    outcomes = dict(decoder.decoded([files[0], deadly, *files[1:]], known=()))
+    assert outcomes.pop(deadly) == "its decoder died of it, or took too long"
+    assert all(isinstance(outcome, tuple) for outcome in outcomes.values())
 
 
 def test_an_image_that_takes_too_long_is_given_up(
