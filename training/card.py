@@ -237,7 +237,7 @@ def _strange(manifest: Mapping[str, Any]) -> str:
     parts = [
         "What does not look like a frontal chest radiograph to the network is not assessed.",
         *(
-            f"Of {of['images']} {name} held out that befalls {of['not_assessed']}."
+            f"That is {of['not_assessed']} of {of['images']} {name} held out."
             for name, of in held_out.items()
             if "not_assessed" in of
         ),
@@ -381,11 +381,23 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
+        return ", ".join(f"{_words(key)} {_plain(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):
         return "; ".join(map(_plain, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _listed(about: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {key.replace('_', ' ')}: {_plain(value)}" for key, value in about.items())
+    """Return what was measured as bullets; a list of alike things as a table below them."""
+    tables = {key: value for key, value in about.items() if isinstance(value, list) and value}
+    bullets = [f"- {_words(key)}: {_plain(value)}" for key, value in about.items() if key not in tables]
+    return "\n\n".join(["\n".join(bullets), *map(_table, tables.values())]).strip()
+
+
+def _table(rows: list[Mapping[str, Any]]) -> str:
+    lines = [f"| {' | '.join(map(_words, rows[0]))} |", "|---" * len(rows[0]) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(map(_plain, row.values()))} |" for row in rows])
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")

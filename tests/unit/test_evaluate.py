@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 pytest.importorskip("sklearn")
 from sklearn import metrics
 
-from hilum.network import LABELS
+from hilum.network import LABELS, load_artefact, shipped
 from training import bootstrap, card, evaluate, figures
 from training.data import PHANTOM, Images
 
@@ -273,6 +273,7 @@ def test_the_card_tells_every_slice_and_why_a_high_figure_would_not_be_honest(co
             "notes": "It was chosen by lot.",
             "strangeness": {"refused": {"radiographs": 0.01}},
             "cross_validation": {"folds": 5, "pooled": metrics},
+            "engines": {"images": 9, "from_torch": [{"engine": "fast", "off_by": 0.5}]},
         }
     )
     assert told.startswith("# Model card: test-1\n\n**For research only.")
@@ -293,3 +294,8 @@ def test_the_card_tells_every_slice_and_why_a_high_figure_would_not_be_honest(co
 def test_a_card_of_a_network_of_one_source_says_nothing_of_others(labels: NDArray[np.int64]) -> None:
     told = evaluate.report(evaluate.softmax(answers(labels)), known_images(labels), repeats=REPEATS)
     assert card.why_not(told) == []
+
+
+def test_the_card_that_is_shipped_is_that_of_the_shipped_manifest() -> None:
+    card_file = shipped() / "MODEL_CARD.md"
+    assert card_file.read_text() == card.render(load_artefact(shipped()).manifest)
