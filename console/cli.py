@@ -184,11 +184,11 @@ def predict(
     answers = []
     for file in files:
         said = predict.answer(file, reader, why_not_assessed)
-        if heat_map:
-            with_heat(*predict.heat_of(said, reader.artefact)).save(heat_map)
         answers.append(said.for_programs())
         if not as_json:
             out.print(predict.rendered(said), highlight=False, soft_wrap=True)
+        if heat_map:
+            with_heat(*predict.heat_of(said, reader.artefact)).save(heat_map)
     if as_json:
         print(json.dumps(predict.about(reader) | {"images": answers}, indent=1))  # noqa: T201 - for programs
     else:
