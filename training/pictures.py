@@ -1,7 +1,6 @@
 """The pictures of a data set: sheets of images, and figures by matplotlib."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,12 +46,21 @@ def _classes(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Figure:
     figure, each = _axes(3.3, [f"Class by {name}" for name in names])
     for axes, name in zip(each, names, strict=True):
         left = np.zeros(len(LABELS))
-        for colour, (value, counts) in zip(cycle(_OTHERS), tables[name].items(), strict=False):
+        for colour, (value, counts) in zip(_OTHERS, _most(tables[name]).items(), strict=False):
             axes.barh(LABELS, counts, left=left, color=colour, label=value, height=0.65)
             left += counts
         axes.invert_yaxis()
         _legend(axes)
     return figure
+
+
+def _most(rows: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+    """The rows with most images; the rest, when there are more than can be told apart, is one row."""
+    ordered = sorted(rows, key=lambda name: -sum(rows[name]))
+    shown = ordered if len(ordered) <= _CURVES else ordered[: _CURVES - 1]
+    most = {name: np.array(rows[name]) for name in rows if name in shown}
+    rest = [rows[name] for name in rows if name not in shown]
+    return most | ({f"{len(rest)} others": np.sum(rest, axis=0)} if rest else {})
 
 
 def _patients(images: Images) -> Figure:

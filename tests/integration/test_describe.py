@@ -14,6 +14,7 @@ from PIL import Image
 from hilum import phantom
 from hilum.network import LABELS
 from tests.conftest import ROOT
+from training import pictures
 
 PATIENT = "patient-of-whom-nobody-may-read"
 CLASSES = {"Normal": "normal", "Pneumonia": "pneumonia", "COVID-19": "covid19", "Other": "other"}
@@ -121,3 +122,10 @@ def test_data_of_one_source_and_few_patients_have_a_page_too(tmp_path: Path) -> 
     assert "Images: 1, of patients: 1" in page
     assert "too few patients" in page
     assert "COVID-19 is rare (0 images)" in page
+
+
+def test_more_sources_than_colours_are_drawn_as_one() -> None:
+    rows = {f"source {number}": [number, 0, 0, 1] for number in range(9)}
+    most = pictures._most(rows)
+    assert list(most) == [*(f"source {number}" for number in range(3, 9)), "3 others"]
+    assert most["3 others"].tolist() == [3, 0, 0, 3]
