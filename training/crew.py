@@ -1,7 +1,8 @@
 """The processes that train one network together, as torchrun starts them, and what stops them.
 
 Every process takes its share of a step's batches, and gradients are added up, so that a recipe gives the
-same network, but for rounding, on one processor and on several.
+same network, but for rounding, on one processor and on several. That is why batch normalisation sees each
+batch on its own (no SyncBatchNorm): how large they are is the recipe's to say.
 """
 
 import math
