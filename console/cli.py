@@ -456,6 +456,9 @@ def evaluate(
         from training import page, reader, report
     except ModuleNotFoundError as error:
         raise SettingsError(f"evaluation needs {error.name}: pip install 'hilum[torch]'") from error
+    for file in (json_file, html_file):
+        if file and not file.parent.is_dir():
+            raise NotThere(f"there is no folder {file.parent} to write {file.name} to")
     artefact = load_artefact(network or shipped())
     engine = choose_engine(artefact, settings().device, settings().precision)
     if images is None:

@@ -25,6 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from hilum.engine import Engine, choose_engine
+from hilum.errors import HilumError
 from hilum.network import LABELS, Artefact, add_file
 from hilum.strangeness import LIMIT
 from training import card, data, evaluate, split
@@ -35,10 +36,17 @@ from training.unseen import LEARNT, NothingUnseen, held_out_phantoms, learnt_fro
 
 Part = Literal["test", "all"]
 
+MEASURED = "measured"
+"""In a manifest that has figures: the engine that read the images for them."""
+
 _SCHEMA, _SEED = 1, 0
 _BATCH = 8
 ACCURACY_APART, AUROC_APART = 0.01, 0.005
 """What the rounding of another engine or precision explains between two readings of the same images."""
+
+
+class NotMeasured(HilumError):
+    """The person who evaluates must take another network, or ask for no comparison."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +110,19 @@ def evaluated(
     "test" leaves out whom the network learnt from (`training.unseen`) or, with a split file, takes what is in
     its test part; "all" takes all. `as_in_card` adds the phantoms on which it was tested, and compares with
     the figures of its card.
+
+    Raises
+    ------
+    NothingUnseen
+        If no image is left, or the network does not tell whom it learnt from.
+    NotMeasured
+        If a card is asked for that has no figures.
     """
     artefact = engine.artefact
+    if as_in_card and MEASURED not in artefact.manifest:
+        raise NotMeasured(
+            f"the network in {artefact.folder} has no figures to compare with: `hilum train` makes them"
+        )
     chosen = _chosen(artefact, images, part, split_file)
     known = _learnt_from(artefact, images)
     taken = images.where(chosen)
@@ -147,7 +166,7 @@ def measure(artefact: Artefact, everything: Images, parts: NDArray[np.str_]) -> 
     described = {
         "thresholds": chosen,
         "metrics": _figures(test, chosen, REPEATS),
-        "measured": _described(engine),
+        MEASURED: _described(engine),
     }
     measured = add_file(artefact, LEARNT, learnt_from(everything, parts), described)
     (measured.folder / "MODEL_CARD.md").write_text(card.render(measured.manifest), encoding="utf-8")

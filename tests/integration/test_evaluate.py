@@ -13,11 +13,13 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
+from console.cli import NotThere
 from hilum.network import LABELS, load_artefact
 from tests.conftest import SettingsChange
 from tests.unit.artefacts import rewrite_manifest, untrained
 from tests.unit.test_cli import run
 from training import data, reader, report, split
+from training.report import NotMeasured
 from training.unseen import LEARNT, NothingUnseen
 
 PATIENTS, HELD_OUT_PHANTOMS = 80, 24
@@ -134,10 +136,17 @@ def test_a_split_s_test_part_is_taken_for_a_network_that_does_not_tell(
     evaluate.network = untrained(tmp_path / "silent", "resnet18")
     with pytest.raises(NothingUnseen):
         evaluate()
+    with pytest.raises(NotMeasured):
+        evaluate("--split", str(network.parent / "split.csv"), "--as-in-card")
     status, text, told = evaluate("--split", str(network.parent / "split.csv"))
     learnt = (network / LEARNT).read_text().split()
     assert (status, told["images"]["count"]) == (0, 2 * PATIENTS - len(learnt))
     assert "does not tell whom it learnt from" in text
+
+
+def test_a_folder_that_is_missing_is_told_before_anything_is_read(evaluate: Evaluate, tmp_path: Path) -> None:
+    with pytest.raises(NotThere, match="no folder"):
+        evaluate("--html", str(tmp_path / "nowhere" / "page.html"))
 
 
 def test_the_page_needs_nothing_else_and_names_no_patient(evaluate: Evaluate) -> None:
