@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
 from hilum import phantom
 from hilum.network import LABELS
 from tests.conftest import ROOT

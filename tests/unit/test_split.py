@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("scipy")
+
 from hilum.network import LABELS
 from training import data, split
 from training.split import SplitLeaks, WrongSplit
