@@ -14,7 +14,7 @@ from hilum.engine import Engine, choose_engine
 from hilum.network import STRANGENESS, Artefact, add_file, pooled
 from hilum.strangeness import LIMIT, Strangeness, Values
 from training.data import PHANTOM, Images
-from training.strangers import KINDS, UNSEEN, strangers
+from training.strangers import KINDS, UNSEEN, strangers, varied
 
 PooledOf = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """From images (N, 224, 224) uint8 to a network's pooled features (N, C)."""
@@ -35,7 +35,8 @@ def fit(training: Images, validation: Images, pooled_of: PooledOf) -> Strangenes
     """
     chosen = np.random.default_rng(0).permutation(len(training))[:_ENOUGH]
     pixels = np.asarray(training.pixels[np.sort(chosen)])
-    known, strange = pooled_of(pixels), pooled_of(strangers(pixels, KINDS))
+    known = np.concatenate([pooled_of(pixels), pooled_of(varied(pixels[::2]))])
+    strange = pooled_of(strangers(pixels, KINDS))
     axes, variances = _axes(known)
     signs = Strangeness(
         mean=known.mean(axis=0),

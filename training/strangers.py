@@ -27,6 +27,27 @@ def strangers(pixels: Gray, kinds: Mapping[str, Maker], seed: int = 0) -> Gray:
     return np.stack([network_input(np.ascontiguousarray(image)) for image in made])
 
 
+def varied(pixels: Gray, seed: int = 0) -> Gray:
+    """Return (N, 224, 224), images as other rooms might have taken them: no strangers yet."""
+    rng = np.random.default_rng(seed)
+    return np.stack([network_input(_taken_elsewhere(image, rng)) for image in pixels])
+
+
+def _taken_elsewhere(image: Gray, rng: np.random.Generator) -> Gray:
+    """Turned by up to 10 degrees, cut to no less than 0.75, brighter or darker, blurred and noisy."""
+    angle = rng.uniform(-10, 10)
+    turn = abs(np.radians(angle))
+    side = int(
+        len(image) * rng.uniform(0.9, 1) / (np.cos(turn) + np.sin(turn))
+    )  # nothing from beyond its edges
+    start = (len(image) - side) // 2
+    bright = (255 * (image / 255) ** rng.uniform(0.6, 1.6)).astype(np.uint8)
+    picture = Image.fromarray(bright).rotate(angle, Image.Resampling.BILINEAR)
+    cut = picture.crop((start, start, start + side, start + side))
+    soft = np.asarray(cut.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1))), np.float64)
+    return np.asarray(np.clip(soft + rng.normal(0, rng.uniform(0, 8), soft.shape), 0, 255), np.uint8)
+
+
 def turned(image: Gray, rng: np.random.Generator) -> Gray:
     """Lying on one side, or upside down."""
     return np.asarray(np.rot90(image, int(rng.integers(1, 4))))

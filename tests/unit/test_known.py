@@ -13,9 +13,9 @@ from hilum.strangeness import LIMIT, Strangeness
 from tests.unit.artefacts import untrained
 from training import data, known
 from training.data import Images
-from training.strangers import KINDS, UNSEEN, strangers
+from training.strangers import KINDS, UNSEEN, strangers, varied
 
-GROUPS = 48, 32, 32
+GROUPS = 48, 32, 24
 
 
 def blocks(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -25,9 +25,9 @@ def blocks(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def everything() -> Images:
-    """Phantoms, of which every other one counts as a radiograph."""
+    """Phantoms, of which every other four count as radiographs."""
     images = data.phantoms(range(sum(GROUPS)))
-    sources = np.where(np.arange(len(images)) % 2, data.PHANTOM, "somewhere")
+    sources = np.where(np.arange(len(images)) // 4 % 2, data.PHANTOM, "somewhere")
     return replace(images, sources=sources)
 
 
@@ -46,7 +46,7 @@ def test_hardly_any_image_to_be_read_is_refused_and_most_strangers_are(
 ) -> None:
     held_out = everything.where(parts == "validation")
     is_refused = fitted.of(blocks(held_out.pixels)) > LIMIT
-    assert np.count_nonzero(is_refused) <= 1
+    assert np.count_nonzero(is_refused) <= 2  # one of each source
     measured = known.rates(fitted, everything.where(parts == "test"), blocks)
     assert set(measured["refused"]) == {"somewhere", data.PHANTOM}
     assert max(measured["refused"].values()) < 0.2
@@ -91,17 +91,27 @@ def test_strangers_of_every_kind_are_inputs_and_no_two_images_the_same() -> None
         np.testing.assert_array_equal(made, strangers(pixels, {name: kind}))
 
 
+def test_images_taken_elsewhere_look_alike_and_are_others() -> None:
+    pixels = data.phantoms([1, 2, 3]).pixels
+    taken = varied(pixels)
+    assert taken.dtype == np.uint8
+    for image, other in zip(pixels, taken, strict=True):
+        assert 0.7 < np.corrcoef(image.ravel(), other.ravel())[0, 1] < 0.999
+    np.testing.assert_array_equal(taken, varied(pixels))
+
+
 def test_an_artefact_is_fitted_anew_and_keeps_its_weights(
     everything: Images, parts: NDArray[np.str_], tmp_path: Path
 ) -> None:
     before = load_artefact(untrained(tmp_path / "before", "mobilenet_v3_small"))
-    after = known.refit(before, everything, parts, tmp_path / "after")
+    some = np.arange(len(everything)) % 4 == 0
+    after = known.refit(before, everything.where(some), parts[some], tmp_path / "after")
     changed = {
         name for name, digest in after.manifest["sha256"].items() if digest != before.manifest["sha256"][name]
     }
     assert changed == {STRANGENESS}
     assert after.digest != before.digest
     assert load_artefact(before.folder).digest == before.digest
-    scores = choose_engine(after, "cpu").read(everything.where(parts == "validation").pixels).ood
-    assert np.count_nonzero(scores > LIMIT) <= 1
+    scores = choose_engine(after, "cpu").read(everything.where(some & (parts == "validation")).pixels).ood
+    assert np.count_nonzero(scores > LIMIT) <= 2  # one of each source
     assert 0 <= after.manifest["strangeness"]["refused"]["somewhere"] <= 1
