@@ -192,6 +192,8 @@ def by_source(images: Images, seed: int) -> NDArray[np.float64]:
     real = np.flatnonzero(images.sources != PHANTOM)
     names, source_of = np.unique(images.sources[real], return_inverse=True)
     labels, patients = images.labels[real], images.patients[real]
+    if len(np.unique(patients)) < 2:
+        return told
     folds = GroupKFold(min(5, len(np.unique(patients))), shuffle=True, random_state=seed)
     for others, fold in folds.split(real, groups=patients):
         table = np.ones((len(names), len(LABELS)))

@@ -17,10 +17,11 @@ from hilum.gradcam import heat_map
 from hilum.network import LABELS, Head
 from training import card, evaluate, plots
 from training.data import PHANTOM
-from training.evaluate import HONEST, POOLED, Question, softmax
+from training.evaluate import HONEST, PHANTOMS, POOLED, Question, softmax
 from training.figures import percent, told
 from training.report import Answers, Evaluation
 
+_FIRST = (POOLED, *HONEST, PHANTOMS)
 _WORST = 24
 _OPAQUE = 0.6  # of the colours where the heat is greatest
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -38,7 +39,7 @@ def rendered(evaluation: Evaluation, engine: Engine) -> str:
     return environment.get_template("evaluation.html").render(
         about=evaluation.about,
         slices=evaluation.slices,
-        first=[name for name in (POOLED, *HONEST) if _has_figures(evaluation, name)],
+        first=[name for name in _FIRST if _has_figures(evaluation, name)],
         why_not=card.why_not(evaluation.slices),
         pictures=[[_embedded(plots.png(figure), "png") for figure in row] for row in _pictures(evaluation)],
         worst=list(_worst(evaluation.answers, engine)),
@@ -56,16 +57,18 @@ def _pictures(evaluation: Evaluation) -> Iterator[list[Figure]]:
     questions = {
         name: question
         for name, question in evaluate.questions(answers.images).items()
-        if name in (POOLED, *HONEST) and _has_figures(evaluation, name)
+        if name in _FIRST and _has_figures(evaluation, name)
     }
-    yield [
-        plots.forest(slices, "accuracy", "Accuracy, and | for always the commonest"),
-        plots.forest(slices, "macro_auroc", "Macro AUROC"),
-    ]
+    if questions:
+        yield [
+            plots.forest(slices, "accuracy", "Accuracy, and | for always the commonest"),
+            plots.forest(slices, "macro_auroc", "Macro AUROC"),
+        ]
     yield [plots.classes(answers.images), *_calibration(answers, questions)]
     for name, question in questions.items():
         yield [plots.roc(question, *answers.of(question), name), plots.confusion(slices[name], name)]
-    yield [plots.coverage({name: answers.of(question) for name, question in questions.items()})]
+    if questions:
+        yield [plots.coverage({name: answers.of(question) for name, question in questions.items()})]
 
 
 def _calibration(answers: Answers, questions: Mapping[str, Question]) -> Iterator[Figure]:
