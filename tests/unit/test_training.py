@@ -222,6 +222,8 @@ def test_settling_measures_batch_statistics_anew(everything: Images) -> None:
     settle(network, everything.pixels, 64)
     assert float(first.running_mean.abs().max()) > 0
     once = first.running_mean.clone()
+    first.running_mean.fill_(5)  # as many batches of other images have left it
+    first.num_batches_tracked.fill_(100)
     settle(network, everything.pixels, 64)
     torch.testing.assert_close(first.running_mean, once)
     settle(network, everything.pixels[:0], 64)
