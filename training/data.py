@@ -28,7 +28,7 @@ class Images:
     sources: NDArray[np.str_]
     patients: NDArray[np.str_]
     digests: NDArray[np.str_]
-    """SHA-256 of each image's file; of a phantom, its seed and label."""
+    """SHA-256 of each image's file; of a phantom, its drawing's version, its seed and its label."""
     views: NDArray[np.str_]
     """PA or AP; empty where unknown."""
     sexes: NDArray[np.str_]
@@ -54,12 +54,13 @@ def _phantom(seed: int) -> Images:
     """One phantom, small, because the network sees 224 rows; as DICOM, because so phantoms come at work."""
     label = seed % len(LABELS)
     ds = phantom.phantom(seed, LABELS[label], rows=320, columns=262)
+    what = f"{phantom.DRAWING} {seed} {LABELS[label]}"
     return Images(
         pixels=network_input(to_display(ds))[None],
         labels=np.array([label], np.int64),
         sources=np.array([PHANTOM], np.str_),
         patients=np.array([f"{PHANTOM}-{seed}"], np.str_),
-        digests=np.array([hashlib.sha256(f"{seed} {LABELS[label]}".encode()).hexdigest()], np.str_),
+        digests=np.array([hashlib.sha256(what.encode()).hexdigest()], np.str_),
         views=np.array([ds.ViewPosition], np.str_),
         sexes=np.array([ds.PatientSex], np.str_),
         ages_years=np.array([ds.PatientAge.rstrip("Y")], np.float64),

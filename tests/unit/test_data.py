@@ -22,6 +22,13 @@ def test_phantoms_come_as_they_come_at_work_each_a_patient_of_its_own(some: Imag
     assert (some.views[1], some.sexes[1], some.ages_years[1]) == ("PA", ds.PatientSex, int(ds.PatientAge[:3]))
 
 
+def test_another_drawing_is_another_image_in_a_split(some: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phantom, "DRAWING", "another")
+    again = data.phantoms([3, 4, 5])
+    assert not set(again.digests) & set(some.digests)
+    assert again.patients.tolist() == some.patients.tolist()
+
+
 def test_no_seeds_give_no_phantoms() -> None:
     assert data.phantoms([]).pixels.shape == (0, 224, 224)
 
