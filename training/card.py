@@ -88,7 +88,7 @@ The answer is the likeliest one; unless a slice says otherwise, any of the four 
 where a slice has fewer. Macro figures are means over the classes with at least five images in the slice.
 AUROC and average precision are of one class against the rest. ECE is the expected calibration error of the
 likeliest answer over ten bins; its interval lies rather high, because in fewer different images the bins
-are more uneven. A slice of fewer than 20 images, or of one class, gets its counts and no figures. A
+are more uneven. A slice of fewer than 20 images or 10 patients, or of one class, gets its counts only. A
 threshold chosen on *these images* flatters what it reaches; one chosen on *other patients* (validation)
 does not."""
 

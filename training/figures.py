@@ -20,7 +20,7 @@ from sklearn.metrics import (
 from hilum.network import LABELS
 from training import bootstrap
 
-FEWEST_IMAGES, FEWEST_OF_A_CLASS = 20, 5
+FEWEST_IMAGES, FEWEST_PATIENTS, FEWEST_OF_A_CLASS = 20, 10, 5
 SPECIFICITIES = (0.90, 0.95)
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 REPEATS = 1000
@@ -67,7 +67,7 @@ def figures(
         "answers": list(answers),
         "truth": dict(zip(answers, counts.tolist(), strict=True)),
         "confusion": confusion_matrix(truth, said, labels=range(len(answers))).tolist(),
-        "too_few": _too_few(counts),
+        "too_few": _too_few(counts, patients),
     }
     if about["too_few"]:
         return about
@@ -77,9 +77,11 @@ def figures(
     return about | slice_.written({name: np.stack([values[name], *ends[name]]) for name in values})
 
 
-def _too_few(counts: NDArray[np.int64]) -> str | None:
+def _too_few(counts: NDArray[np.int64], patients: NDArray[np.str_]) -> str | None:
     if counts.sum() < FEWEST_IMAGES:
         return f"fewer than {FEWEST_IMAGES} images"
+    if len(np.unique(patients)) < FEWEST_PATIENTS:
+        return f"fewer than {FEWEST_PATIENTS} patients"
     if (counts >= FEWEST_OF_A_CLASS).sum() < 2:
         return f"fewer than two classes with {FEWEST_OF_A_CLASS} images"
     return None

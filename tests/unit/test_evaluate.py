@@ -150,6 +150,13 @@ def test_a_slice_of_one_class_says_so() -> None:
     assert "two classes" in told["too_few"]
 
 
+def test_many_images_of_a_few_patients_are_no_ground_for_figures() -> None:
+    truth = np.tile([0, 1], 50)
+    patients = np.arange(100) % 9
+    told = figures.figures(np.full((100, 4), 0.25), truth, patients.astype(str), repeats=REPEATS)
+    assert told["too_few"] == "fewer than 10 patients"
+
+
 def test_a_class_of_a_few_images_is_not_judged() -> None:
     truth = np.r_[np.zeros(30, int), np.ones(30, int), [2, 2]]
     told = figures.figures(
