@@ -165,3 +165,16 @@ def test_the_card_that_comes_with_it_has_the_same_figures(network: Path) -> None
     metrics = load_artefact(network).manifest["metrics"]
     assert f"| radiographs | {metrics['radiographs']['images']} |" in card
     assert "Class by class" in card
+
+
+@pytest.mark.timeout(900)  # it reads 500 images, on a machine that may be busy
+def test_the_shipped_network_is_as_good_as_its_card_says(
+    shared_data: Path, hilum_env: SettingsChange, tmp_path: Path
+) -> None:
+    images, figures = shared_data / "cxr", tmp_path / "figures.json"
+    always = ("evaluate", "--images", str(images), "--cache", str(tmp_path / "cache"), "--json", str(figures))
+    status, text = run(*always, "--as-in-card")
+    told = json.loads(figures.read_text())
+    assert (status, told["differences"], told["images"]["learnt_from"]) == (0, [], 0)
+    assert told["slices"]["radiographs"]["images"] > 100
+    assert "as in the card" in text
