@@ -27,9 +27,11 @@ torch.set_num_threads(1)  # two threads wait for each other where other tests ru
 
 from training import progress  # noqa: E402 - they need torch
 from training import train as training  # noqa: E402
+from training.batches import batch  # noqa: E402
 from training.checkpoint import CheckpointError  # noqa: E402
 from training.crew import Alone  # noqa: E402
-from training.learner import Cosine, begin, settle  # noqa: E402
+from training.learner import DEVICE, Cosine, begin, settle  # noqa: E402
+from training.losses import loss_of  # noqa: E402
 from training.teacher import TEACHERS  # noqa: E402
 from training.train import CannotTrain, check_parts, check_writable, prepare, run  # noqa: E402
 from training.unseen import LEARNT  # noqa: E402
@@ -327,3 +329,18 @@ def test_weights_that_have_learnt_from_everybody_are_refused(champion: Path, eve
     again = recipes.tiny(weights=str(champion))
     with pytest.raises(CannotTrain, match="learnt from all these patients"):
         training.learnt_before(again, everything.where(np.arange(8)))
+
+
+@pytest.mark.parametrize("backbone", ["vit_b_16", "resnet18", "densenet121"])
+def test_networks_of_other_families_learn_too(backbone: str, everything: Images) -> None:
+    stages = [{"epochs": 1, "size_px": 224, "validation_size_px": 224}]
+    other = recipes.tiny(backbone=backbone, stages=stages, batches_per_step=1)
+    learner = begin(other)
+    before = [parameter.detach().clone() for parameter in learner.parameters]
+    gray, targets = batch(other, everything, np.arange(2), DEVICE)
+    losses = training._backward(other, learner, gray, targets, other.stages[0], loss_of(other.loss))
+    assert 0 < float(losses[0]) < 10
+    assert len(learner.gradients()) == len(learner.parameters)
+    learner.optimizer.step()
+    changed = [bool((new != old).any()) for new, old in zip(learner.parameters, before, strict=True)]
+    assert np.mean(changed) > 0.5  # a ResNet's blocks begin closed: some of their kernels wait
