@@ -70,8 +70,8 @@ def rates(strangeness: Strangeness, test: Images, pooled_of: PooledOf) -> dict[s
 def refit(artefact: Artefact, images: Images, parts: NDArray[np.str_], out: Path) -> Artefact:
     """Return a copy of an artefact, in the folder `out`, to which is strange what these images tell.
 
-    `parts` of the images are those that the network was trained with. Its weights and graphs stay; its figures
-    and its card, which tell how many images are not assessed, are for `training.report.measure` to make anew.
+    `parts` of the images are those that the network was trained with. Its weights and graphs stay. How many
+    images are not assessed then, its figures and its card tell only after `training.report.measure`.
     """
     engine = choose_engine(artefact, "auto")
     training, validation, test = (images.where(parts == part) for part in ("train", "validation", "test"))
