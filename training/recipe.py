@@ -35,6 +35,7 @@ class Stage(_Table):
     size_px: Annotated[int, Field(ge=32, le=224)]
     """Side of the images trained on."""
     validation_size_px: Annotated[int, Field(ge=32, le=224)]
+    """At work networks read at 224: a network that is to be used needs that in its last stage."""
 
 
 class Augmentation(_Table):
@@ -134,7 +135,10 @@ class Recipe(_Table):
     backbone: str
     """torchvision's name: resnet50, mobilenet_v3_small, vit_b_16 and others of these families."""
     weights: str
-    """What to begin with: `random`, `download` (torchvision's), a file, or the folder of an artefact."""
+    """What to begin with: `random`, `download` (torchvision's), a file, or the folder of an artefact.
+
+    Paths are seen from the folder in which the command is given.
+    """
     teacher: str
     """Whose features the network also learns to predict: a key of `training.teacher.TEACHERS`."""
     teacher_weight: Annotated[float, Field(ge=0)]
