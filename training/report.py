@@ -124,7 +124,6 @@ def evaluated(
             f"the network in {artefact.folder} has no figures to compare with: `hilum train` makes them"
         )
     chosen = _chosen(artefact, images, part, split_file)
-    known = _learnt_from(artefact, images)
     taken = images.where(chosen)
     if as_in_card:
         taken = data.together([taken, held_out_phantoms(artefact.manifest)])
@@ -133,18 +132,13 @@ def evaluated(
     about = {
         "schema": _SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "network": {
-            "version": artefact.version,
-            "digest": artefact.digest,
-            "architecture": artefact.manifest["architecture"],
-            "temperature": artefact.temperature,
-        },
+        "network": _named(artefact),
         "engine": _described(engine),
         "images": {
             "count": len(taken),
             "patients": len(np.unique(taken.patients)),
             "part": "split" if split_file else part,
-            "learnt_from": None if known is None else int(np.count_nonzero(known & chosen)),
+            "learnt_from": _learnt_from(artefact, images, chosen),
         },
         "method": {"repeats": repeats, "seed": _SEED},
         "slices": slices,
@@ -191,17 +185,33 @@ def _described(engine: Engine) -> dict[str, str]:
     return {"name": engine.name, "device": engine.device, "precision": engine.precision}
 
 
+def _named(artefact: Artefact) -> dict[str, Any]:
+    return {
+        "version": artefact.version,
+        "digest": artefact.digest,
+        "architecture": artefact.manifest["architecture"],
+        "temperature": artefact.temperature,
+    }
+
+
 def _chosen(artefact: Artefact, images: Images, part: Part, split_file: Path | None) -> NDArray[np.bool_]:
-    if split_file is not None:
-        return np.asarray(split.read(split_file, images) == "test")
-    return unseen(artefact, images) if part == "test" else np.ones(len(images), np.bool_)
+    if split_file is None:
+        return unseen(artefact, images) if part == "test" else np.ones(len(images), np.bool_)
+    chosen = np.asarray(split.read(split_file, images) == "test")
+    if not chosen.any():
+        raise NothingUnseen(
+            f"the test part of {split_file} has none of these images: give those it was made from"
+        )
+    return chosen
 
 
-def _learnt_from(artefact: Artefact, images: Images) -> NDArray[np.bool_] | None:
+def _learnt_from(artefact: Artefact, images: Images, chosen: NDArray[np.bool_]) -> int | None:
+    if LEARNT not in artefact.manifest["sha256"]:
+        return None
     try:
-        return ~unseen(artefact, images)
+        return int(np.count_nonzero(chosen & ~unseen(artefact, images)))
     except NothingUnseen:
-        return np.ones(len(images), np.bool_) if LEARNT in artefact.manifest["sha256"] else None
+        return int(np.count_nonzero(chosen))
 
 
 def differences(slices: Mapping[str, Any], card_slices: Mapping[str, Any]) -> list[str]:

@@ -144,6 +144,15 @@ def test_a_split_s_test_part_is_taken_for_a_network_that_does_not_tell(
     assert "does not tell whom it learnt from" in text
 
 
+def test_a_split_without_a_test_part_is_told(
+    evaluate: Evaluate, collection: Path, network: Path, tmp_path: Path
+) -> None:
+    images = reader.read(collection, cache=network.parent / "cache")
+    split.write(tmp_path / "split.csv", images, np.full(len(images), "train"))
+    with pytest.raises(NothingUnseen, match="test part"):
+        evaluate("--split", str(tmp_path / "split.csv"))
+
+
 def test_a_folder_that_is_missing_is_told_before_anything_is_read(evaluate: Evaluate, tmp_path: Path) -> None:
     with pytest.raises(NotThere, match="no folder"):
         evaluate("--html", str(tmp_path / "nowhere" / "page.html"))
