@@ -36,7 +36,7 @@ class Reading:
     features: NDArray[np.float32]
     """(B, C, h, w), for `hilum.gradcam.heat_map`; (B, C) of a network without such a map."""
     ood: NDArray[np.float32]
-    """(B,), see `hilum.network.Strangeness.of`: from about 1 on, nothing like it was known."""
+    """(B,), see `hilum.strangeness.Strangeness.of`: beyond 1 the image is not assessed."""
 
 
 class Engine(Protocol):

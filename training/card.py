@@ -243,7 +243,13 @@ def _strange(manifest: Mapping[str, Any]) -> str:
         ),
     ]
     measured = manifest.get("strangeness")
-    return " ".join(parts) + (f"\n\n{_listed(measured)}" if measured else "")
+    if not measured:
+        return " ".join(parts)
+    told = (
+        "Of images held out, by source, these shares were refused; of strangers made out of some of them, or "
+        "drawn, these were caught, by kind: of kinds that what is strange was learnt from, and of others."
+    )
+    return f"{' '.join(parts)}\n\n{told}\n\n{_listed(measured)}"
 
 
 def _cross_validated(manifest: Mapping[str, Any]) -> str:
