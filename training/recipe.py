@@ -111,6 +111,23 @@ class SymmetricCrossEntropy(_Table):
     reverse: Annotated[float, Field(ge=0)]
 
 
+class KeptHead(_Table):
+    """The head stays as it was learnt with the rest."""
+
+    kind: Literal["kept"]
+
+
+class RefitHead(_Table):
+    """A new head is fitted at the end to the finished network's features; see `training.head`."""
+
+    kind: Literal["refit"]
+    epochs: Count
+    """Over the training images' features."""
+    learning_rate: Positive
+    """AdamW's, at its peak."""
+    weight_decay: Annotated[float, Field(ge=0)]
+
+
 class Recipe(_Table):
     """All of one training; `training.train` says what is done with it."""
 
@@ -167,6 +184,7 @@ class Recipe(_Table):
     mixup: Annotated[float, Field(ge=0)]
     """Beta distribution's parameter for mixing two images (Zhang et al., ICLR 2018); at 0 none are mixed."""
     augmentation: Augmentation
+    head: Annotated[KeptHead | RefitHead, Field(discriminator="kind")]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, strict=False)]
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from hilum.errors import HilumError, Interrupted
 from hilum.network import LABELS, head_of, load_artefact, normalise, pooled
-from training import data, evaluate, progress, reader, split
+from training import data, evaluate, head, progress, reader, split
 from training import recipe as recipes
 from training.augment import resized
 from training.batches import Drawing, batch, seed
@@ -163,7 +163,9 @@ def check_parts(everything: Images, parts: NDArray[np.str_], needed: NDArray[np.
 def run(
     recipe: Recipe, learner: Learner, everything: Images, parts: NDArray[np.str_], out: Path, crew: Alone
 ) -> None:
-    """Train from the checkpoint in `out`, if there is one; the network then has the best weights seen.
+    """Train from the checkpoint in `out`, if there is one; the network is then finished.
+
+    It has the best weights seen, and the head that the recipe asks for.
 
     Raises Interrupted, with the state kept, when the process is told to stop.
     """
@@ -173,6 +175,7 @@ def run(
     with Interruption() as interruption:
         learn(recipe, learner, everything, parts, checkpoint, crew, interruption)
     learner.network.load_state_dict(learner.best)
+    head.finish(learner.network, recipe, everything.where(parts == "train"))
 
 
 def learn(

@@ -31,6 +31,7 @@ stop_after = 9
 loss = { kind = "cross entropy" }
 label_smoothing = 0.1
 mixup = 0.2
+head = { kind = "kept" }
 
 [augmentation]
 area = [0.7, 1.0]
