@@ -55,6 +55,16 @@ def test_hardly_any_image_to_be_read_is_refused_and_most_strangers_are(
         assert (measured["caught of known kinds"] | measured["caught of other kinds"])[name] > 0.9, name
 
 
+def test_strangers_that_lie_near_are_known_by_their_direction() -> None:
+    rng = np.random.default_rng(0)
+    usual = rng.standard_normal((400, 8)).astype(np.float32)
+    usual[:, 3] *= 0.1
+    strange = usual + np.eye(8, dtype=np.float32)[3]
+    direction = known._direction(usual, strange)
+    assert direction.argmax() == 3
+    assert (strange @ direction).min() > (usual @ direction).max()
+
+
 def test_the_same_images_give_the_same(
     fitted: Strangeness, everything: Images, parts: NDArray[np.str_]
 ) -> None:
