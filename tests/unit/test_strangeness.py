@@ -63,7 +63,11 @@ def test_what_is_kept_in_a_file_comes_back(plain: Strangeness, tmp_path: Path) -
         np.testing.assert_array_equal(value, getattr(turned, name))
 
 
-@pytest.mark.parametrize("content", [b"", b"something else", save({"weights": np.zeros(3)})])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"something else", save({"weights": np.zeros(3)})],
+    ids=["empty", "no file of tensors", "other tensors"],
+)
 def test_a_file_that_is_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(NetworkError, match="does not tell how strange"):
