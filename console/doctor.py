@@ -115,7 +115,9 @@ def _network(ours: Settings) -> Check:
         artefact = load_artefact(folder)
         engine = choose_engine(artefact, ours.device, ours.precision)
     except (NetworkError, OSError) as error:
-        return Check("network", str(error), "correct network_dir, device and precision, or install Hilum anew")
+        return Check(
+            "network", str(error), "correct network_dir, device and precision, or install Hilum anew"
+        )
     what = f"{artefact.version}, digest {artefact.digest[:12]}"
     return Check("network", f"{what}; {engine.name} {engine.precision} on {engine.device}")
 
