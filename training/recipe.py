@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from hilum.errors import HilumError
+from hilum.network import MANIFEST
 
 OWN = Path(__file__).parent / "recipes"
 """Where the recipes that come with Hilum are."""
@@ -208,6 +209,17 @@ class Recipe(_Table):
             if wrong:
                 raise ValueError(name)
         return self
+
+    @property
+    def ancestor(self) -> Path | None:
+        """The folder of the artefact that the weights are of; None where they are of none that can be known.
+
+        A file that lies beside a manifest is one of its artefact's.
+        """
+        given = Path(self.weights)
+        if given.is_file() and (given.parent / MANIFEST).is_file():
+            return given.parent
+        return given if given.is_dir() else None
 
     @property
     def epochs(self) -> int:

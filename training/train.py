@@ -115,12 +115,14 @@ def _parts(recipe: Recipe, everything: Images) -> NDArray[np.str_]:
 def learnt_before(recipe: Recipe, everything: Images) -> NDArray[np.bool_]:
     """Return whose patients the network that a recipe begins with has learnt from, (N,): they cannot test it.
 
+    Nobody, where the weights are of no artefact: a file by itself does not tell.
+
     Raises CannotTrain when that is everybody, or the network does not tell.
     """
-    if not Path(recipe.weights).is_dir():
+    if recipe.ancestor is None:
         return np.zeros(len(everything), np.bool_)
     try:
-        return ~unseen(load_artefact(Path(recipe.weights)), everything)
+        return ~unseen(load_artefact(recipe.ancestor), everything)
     except NothingUnseen as error:
         raise CannotTrain(
             f"nothing here can test what is made of {recipe.weights}: it has learnt from all these patients, "

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hilum.errors import HilumError, Interrupted, NetworkError
-from hilum.network import add_file, load_artefact, load_network, shipped
+from hilum.network import WEIGHTS, add_file, load_artefact, load_network, shipped
 from tests.unit import recipes
 from training import data
 from training.data import Images
@@ -313,16 +313,28 @@ def test_training_begins_with_the_weights_of_an_artefact(champion: Path) -> None
     )
 
 
-def test_whom_the_first_weights_have_learnt_from_tests_nobody(champion: Path, everything: Images) -> None:
+@pytest.mark.parametrize("what", ["", WEIGHTS])
+def test_whom_the_first_weights_have_learnt_from_tests_nobody(
+    what: str, champion: Path, everything: Images
+) -> None:
     images = replace(everything, sources=np.full(32, "somewhere"))
     images.patients[:] = [f"patient-{index % 16}" for index in range(32)]  # 8 of them are known by one image
-    again = recipes.tiny(weights=str(champion), phantom_share=0.5)
+    again = recipes.tiny(weights=str(champion / what), phantom_share=0.5)
     known = training.learnt_before(again, images)
     assert sorted(np.unique(images.patients[known])) == sorted(f"patient-{index}" for index in range(8))
     parts, fresh = training._parts(again, images), training._parts(recipes.tiny(phantom_share=0.5), images)
     assert set(fresh[known]) == {"train", "validation", "test"}
     assert set(parts[known]) == {"train", "validation"}
     np.testing.assert_array_equal(parts[~known], fresh[~known])
+
+
+def test_a_file_that_lies_by_itself_has_learnt_from_nobody_known(
+    champion: Path, everything: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(champion / WEIGHTS, tmp_path)
+    assert not training.learnt_before(recipes.tiny(weights=str(tmp_path / WEIGHTS)), everything).any()
+    monkeypatch.chdir(champion)  # where `random` is no file
+    assert not training.learnt_before(recipes.tiny(), everything).any()
 
 
 def test_weights_that_have_learnt_from_everybody_are_refused(champion: Path, everything: Images) -> None:
