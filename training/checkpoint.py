@@ -1,5 +1,6 @@
 """What a training keeps of itself, to go on after it was stopped, killed, or the machine was switched off."""
 
+import hashlib
 import io
 import json
 import os
@@ -9,9 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hilum.errors import HilumError
+from training import data
+from training.data import Images
 from training.recipe import Recipe
 
 _EVERY_S = 600.0
@@ -25,8 +30,13 @@ class CheckpointError(HilumError):
 class Training:
     """What a training is of: one recipe, and one set of images with their split."""
 
-    def __init__(self, recipe: Recipe, data_digest: str) -> None:
-        self.described: dict[str, Any] = {"data": data_digest, "recipe": recipe.model_dump(mode="json")}
+    def __init__(self, recipe: Recipe, images: Images, parts: NDArray[np.str_]) -> None:
+        self.described: dict[str, Any] = {
+            "data": data.digest(images, parts),
+            "recipe": recipe.model_dump(mode="json"),
+        }
+        self.order = hashlib.sha256("\n".join(images.digests.tolist()).encode()).hexdigest()
+        """Of the images: which of them come when hangs on it."""
 
     def require(self, file: Path, kept: Mapping[str, Any]) -> None:
         """Raise CheckpointError, which says what differs, when what a file keeps is of another training."""
@@ -68,12 +78,17 @@ class Checkpoint:
             return None
         try:
             kept = torch.load(self._file, map_location=device, weights_only=True)
-            of, state = json.loads(kept["of"]), dict(kept["state"])
+            of, order, state = json.loads(kept["of"]), str(kept["order"]), dict(kept["state"])
         except (RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 f"{self._file} is not a checkpoint of this version of Hilum: delete it to begin anew"
             ) from error
         self._training.require(self._file, of)
+        if order != self._training.order:
+            raise CheckpointError(
+                f"{self._file} is of the same images in another order, and cannot go on with this one: "
+                "list them as before, or name another folder to train anew"
+            )
         return state
 
     def keep(self, state: Mapping[str, Any]) -> None:
@@ -82,7 +97,8 @@ class Checkpoint:
         Raises CheckpointError when there is no room.
         """
         held = io.BytesIO()  # torch tells of a full disk by a RuntimeError without a cause
-        torch.save({"of": json.dumps(self._training.described), "state": state}, held)
+        of = {"of": json.dumps(self._training.described), "order": self._training.order}
+        torch.save({**of, "state": state}, held)
         try:
             write_safely(self._file, held.getbuffer())
         except OSError as error:

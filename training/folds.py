@@ -103,7 +103,7 @@ def _fold(recipe: Recipe, everything: Images, is_kept: NDArray[np.bool_], out: P
     out.mkdir(exist_ok=True)
     parts = split_in(out, everything, lambda: fold_parts(recipe, everything, is_kept), crew)
     check_parts(everything, parts, (everything.sources == data.PHANTOM) != recipe.needs_radiographs)
-    training, kept = Training(recipe, data.digest(everything, parts)), everything.where(is_kept)
+    training, kept = Training(recipe, everything, parts), everything.where(is_kept)
     if not (out / _FOLD).exists():
         learner = begin(recipe)
         run(recipe, learner, everything, parts, out, crew)
@@ -119,7 +119,7 @@ def _fold(recipe: Recipe, everything: Images, is_kept: NDArray[np.bool_], out: P
         crew.wait()
     told = json.loads((out / _FOLD).read_text(encoding="utf-8"))
     training.require(out / _FOLD, told["of"])
-    return Answers(_read_answers(out / _ANSWERS), told["temperature"])
+    return Answers(_read_answers(out / _ANSWERS, kept), told["temperature"])
 
 
 def _write_answers(file: Path, images: Images, logits: NDArray[np.float32]) -> None:
@@ -131,9 +131,16 @@ def _write_answers(file: Path, images: Images, logits: NDArray[np.float32]) -> N
     write_safely(file, text.getvalue().encode())
 
 
-def _read_answers(file: Path) -> NDArray[np.float64]:
+def _read_answers(file: Path, images: Images) -> NDArray[np.float64]:
+    """The logits of each image, in the order of the images, which need not be the file's."""
     with file.open(newline="", encoding="utf-8") as lines:
-        return np.array([row[2:] for row in csv.reader(lines)][1:], np.float64).reshape(-1, len(LABELS))
+        answered = {row["sha256"]: row for row in csv.DictReader(lines)}
+    if set(answered) != set(images.digests.tolist()):
+        raise CannotTrain(
+            f"{file} does not answer the images of its fold: remove {file.parent}, and it is trained anew"
+        )
+    names = [f"logit {label}" for label in LABELS]
+    return np.array([[answered[digest][name] for name in names] for digest in images.digests], np.float64)
 
 
 def _figures(

@@ -171,7 +171,7 @@ def run(
 
     Raises Interrupted, with the state kept, when the process is told to stop.
     """
-    checkpoint = Checkpoint(out / CHECKPOINT, Training(recipe, data.digest(everything, parts)))
+    checkpoint = Checkpoint(out / CHECKPOINT, Training(recipe, everything, parts))
     if (state := checkpoint.load(DEVICE)) is not None:
         learner.restore(dict(state))
     with Interruption() as interruption:

@@ -165,6 +165,13 @@ def test_a_cross_validation_that_was_killed_goes_on(tmp_path: Path, monkeypatch:
     assert answers[0] == "sha256,class,logit Normal,logit Pneumonia,logit COVID-19,logit Other"
     assert not (out / "fold-1" / "checkpoint.pt").exists()
 
+    answered, *rest = (out / "fold-1" / "answers.csv").read_text().splitlines()[1:]
+    (out / "fold-1" / "answers.csv").write_text("\n".join([answers[0], *rest, answered]) + "\n")
+    assert json.loads(cross_validate(tiny, out, 2).read_text()) == said  # in whatever order they stand
+    (out / "fold-1" / "answers.csv").write_text("\n".join([answers[0], *rest]) + "\n")
+    with pytest.raises(HilumError, match="does not answer the images of its fold"):
+        cross_validate(tiny, out, 2)
+
     other = recipes.write(tmp_path / "tiny.toml", recipes.tiny(held_out_phantoms=16, mixup=0.3))
     with pytest.raises(HilumError, match=r"fold-1/fold\.json is of another recipe"):
         cross_validate(other, out, 2)

@@ -156,6 +156,13 @@ def test_a_checkpoint_of_other_images_is_refused(whole: Path, everything: Images
         trained(recipes.tiny(), relabelled, whole)
 
 
+def test_a_checkpoint_of_images_in_another_order_is_refused(whole: Path, everything: Images) -> None:
+    order = np.arange(32)
+    order[[0, 4]] = 4, 0  # two of the training part
+    with pytest.raises(CheckpointError, match="the same images in another order"):
+        trained(recipes.tiny(), everything.where(order), whole)
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(everything: Images, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"nothing of ours")
     with pytest.raises(CheckpointError, match="delete it to begin anew"):
