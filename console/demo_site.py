@@ -112,7 +112,7 @@ def running(site: Site, console: Console) -> Iterator[None]:
     stopping = console.status("stopping")
     with ExitStack() as stack, site.log.open("wb") as log:
         stack.callback(stopping.stop)
-        for argv in (archive, (sys.executable, "-m", "console.cli", "up")):
+        for argv in (archive, (sys.executable, "-P", "-m", "console.cli", "up")):
             process = child_process(argv, log)
             site.processes.append(process)
             stack.callback(stop_process, process, STOP_WITHIN_S)

@@ -72,4 +72,4 @@ def _qrscp(folder: Path, destination: Destination) -> tuple[str, ...]:
     file = folder / "qrscp.ini"
     with file.open("w") as text:
         configuration.write(text)
-    return (sys.executable, "-m", "pynetdicom", "qrscp", "--config", str(file))
+    return (sys.executable, "-P", "-m", "pynetdicom", "qrscp", "--config", str(file))

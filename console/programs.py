@@ -49,7 +49,7 @@ def programs(settings: Settings) -> list[Program]:
 
 def _listener(number: int) -> Program:
     name = "listener" if number == 1 else f"listener-{number}"
-    return Program(name, (sys.executable, "-m", "dicom_listener"), stops=0, on_hangup="read")
+    return Program(name, (sys.executable, "-P", "-m", "dicom_listener"), stops=0, on_hangup="read")
 
 
 def _training() -> list[Program]:
@@ -67,7 +67,7 @@ def _worker(name: str, queues: str, *pool: str, app: str = "worker.app") -> Prog
 
 
 def _celery(app: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "celery", "--quiet", "-A", app)
+    return (sys.executable, "-P", "-m", "celery", "--quiet", "-A", app)
 
 
 def _broker(settings: Settings) -> Program:

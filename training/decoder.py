@@ -104,7 +104,7 @@ class Decoder:
 def _started() -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, *_CHILD, str(os.getpid())],
+        [sys.executable, "-P", *_CHILD, str(os.getpid())],  # -P: runs no module of the folder we stand in
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # one core a process

@@ -19,6 +19,7 @@ from typing import IO, Any, Self, cast
 from hilum.errors import MachineAtFault, Undecodable
 
 _START_S = 60  # imports on a busy machine
+_CHILD = ("-P", "-m", "worker.decoder_child")  # -P: runs no module of the folder we stand in
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")  # and no passwords
 
 
@@ -124,7 +125,7 @@ class Decoder:
 def _start(memory_mb: int) -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "worker.decoder_child", str(memory_mb), str(os.getpid())],
+        [sys.executable, *_CHILD, str(memory_mb), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,

@@ -350,3 +350,12 @@ def disguise(path: Path, target: Path) -> Path | None:
     except Exception:  # files made to break readers break this one too
         return None
     return target
+
+
+def test_modules_in_the_folder_we_stand_in_are_not_executed(
+    decoder: Decoder, chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pydicom.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert decoder.prepare(chest, tmp_path / "out").not_assessed_because is None
+    assert not (tmp_path / "executed").exists()
