@@ -7,10 +7,12 @@ decoded anew, one that moved is not.
 """
 
 import csv
+import errno
 import hashlib
+import os
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from hilum.errors import HilumError
 from hilum.kernel import fsync
 from hilum.radiograph import INPUT_SIZE, PREPROCESSING
 from training.decoder import Header, decoded
@@ -29,7 +32,12 @@ from training.decoder import Header, decoded
 _PACK = 1024  # images that are decoded before they are kept: the most that a kill costs
 _SEEN = "seen"
 _TRIES = 5
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LEFT_ASIDE_S = 86_400
+
+
+class CacheFull(HilumError):
+    """The operator must make room for decoded images, or name another place for them."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ class Cache:
     def read(self, files: Sequence[Path]) -> Found:
         """Return the network inputs of DICOM, JPEG and PNG files, in their order.
 
-        Those not known yet are decoded, in as many processes as there are cores.
+        Those not known yet are decoded, in as many processes as there are cores. Raises CacheFull when the
+        disk is.
         """
         digests, problems = self._digests(files)
         if problems or not files:
@@ -135,21 +144,38 @@ class Cache:
             return name
         aside = self._aside(f"{name}.npy")
         shape = (len(headers), INPUT_SIZE, INPUT_SIZE)
-        pixels = open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
-        for row, image in enumerate(images):
-            pixels[row] = image
-        pixels.flush()
-        fsync(aside)
+        with self._room(aside):
+            pixels = open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
+            _allocate(aside)  # a full disk would end this process, once what is mapped is written to
+            for row, image in enumerate(images):
+                pixels[row] = image
+            pixels.flush()
+            fsync(aside)
         aside.replace(self._folder / f"{name}.npy")
         self._write_rows(f"{name}.csv", headers)
         return name
 
     def _write_rows(self, name: str, rows: Iterable[Sequence[str]]) -> None:
         aside = self._aside(name)
-        with aside.open("w", newline="", encoding="utf-8") as lines:
-            csv.writer(lines).writerows(rows)
-        fsync(aside)
+        with self._room(aside):
+            with aside.open("w", newline="", encoding="utf-8") as lines:
+                csv.writer(lines).writerows(rows)
+            fsync(aside)
         aside.replace(self._folder / name)
+
+    @contextmanager
+    def _room(self, aside: Path) -> Iterator[None]:
+        """Say it in words, and remove what was begun, when there is no room for it."""
+        try:
+            yield
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            if error.errno not in _FULL:
+                raise
+            raise CacheFull(
+                f"there is no room for decoded images in {self._folder}: make some, or name another place "
+                "with --cache"
+            ) from error
 
     def _aside(self, name: str) -> Path:
         return self._folder / f"{name}.{token_hex(8)}.aside"
@@ -179,6 +205,11 @@ class Cache:
 
     def _remember(self, seen: dict[_Stamp, str]) -> None:
         self._write_rows(_SEEN, [(*stamp, digest) for stamp, digest in (self._seen() | seen).items()])
+
+
+def _allocate(file: Path) -> None:
+    with file.open("r+b") as content:
+        os.posix_fallocate(content.fileno(), 0, file.stat().st_size)
 
 
 def _rows(file: Path) -> list[list[str]]:

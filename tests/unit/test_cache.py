@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from hilum.errors import Undecodable
 from hilum.radiograph import network_input, without_blank_borders
 from tests.unit.images import radiograph, save
 from training import decoder
-from training.cache import Cache
+from training.cache import Cache, CacheFull
 from training.decoder import Decoder
 
 DYING = """
@@ -216,3 +217,26 @@ def test_no_thread_is_left_when_reading_ends(files: list[Path], tmp_path: Path) 
     before = threading.active_count()
     Cache(tmp_path / "cache").read(files)
     assert threading.active_count() == before
+
+
+def test_modules_in_the_folder_we_stand_in_are_not_executed(
+    files: list[Path], tmp_path: Path, one_decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pydicom.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(one_decoder.decode(files[0])[1], expected(files[0]))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_full_disk_is_told_in_words_and_leaves_nothing_half(files: list[Path], tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        with pytest.raises(CacheFull, match="make some, or name another place with --cache"):
+            Cache(small).read(files)
+        assert not list(small.rglob("*.npy*"))
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)
