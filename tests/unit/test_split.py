@@ -136,8 +136,9 @@ def test_the_split_of_other_images_is_refused(tmp_path: Path) -> None:
         split.read(tmp_path / "split.csv", images_of(["a"], [0], ["unheard of"]))
 
 
-def test_a_file_that_is_no_split_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "split.csv").write_text("patient_id,part\na,train\n")
+@pytest.mark.parametrize("text", ["patient_id,part\na,train\n", "", "# data digest\n"])
+def test_a_file_that_is_no_split_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_text(text)
     with pytest.raises(WrongSplit, match="no split"):
         split.read(tmp_path / "split.csv", some_patients())
 
