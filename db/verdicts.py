@@ -17,8 +17,8 @@ class Labelled:
     label: str
 
 
-def labelled_images(session: Session, *, phantoms: bool = False) -> list[Labelled]:
-    """The assessed images of all studies that have a verdict, by SOP Instance UID.
+def labelled_images(session: Session) -> list[Labelled]:
+    """The assessed images of all studies that have a verdict, by SOP Instance UID; phantoms stay out.
 
     A verdict that another one supersedes does not count. An image's own latest verdict stands; an image of
     which nobody spoke has the label that its study was given last.
@@ -32,10 +32,9 @@ def labelled_images(session: Session, *, phantoms: bool = False) -> list[Labelle
             Instance.role == Role.IMAGE,
             Instance.prepared_path != "",
             Instance.not_assessed_because.is_(None),
+            ~Study.phantom,
         )
     )
-    if not phantoms:
-        assessed = assessed.where(~Study.phantom)
     return [
         Labelled(instance, study, of_image.get(instance.uid, of_study[study.study_uid]))
         for instance, study in session.execute(assessed.order_by(Instance.uid))
