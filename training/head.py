@@ -1,9 +1,11 @@
 """The head, fitted anew at the end to what the finished network sees.
 
 While features are learnt, images are small, mixed, and of another exposure every time, and classes may come
-evenly. What an answer is worth at work hangs on features as they are then, and on the classes' true
-proportions. Features are dear and a head is cheap, so each is learnt in its own way (Kang et al., Decoupling
-Representation and Classifier for Long-Tailed Recognition, ICLR 2020).
+evenly. What an answer is worth at work hangs on features as they are then, and on how common the classes
+are. The new head sees every training image, the phantoms among them, equally often: its proportions are
+those of the training part. Features and head are learnt one after the other as in Kang et al. (Decoupling
+Representation and Classifier for Long-Tailed Recognition, ICLR 2020), who however draw the classes evenly for
+the head.
 """
 
 import math
