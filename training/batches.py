@@ -24,7 +24,7 @@ class Drawing:
         """Take the images of `part`, a mask (N,); RecipeError when an epoch is less than one step."""
         self._recipe = recipe
         self._members = np.flatnonzero(part)
-        self._chances = chances(recipe, images.where(part))
+        self._chances = chances(recipe, images.known_of(part))
         count = len(self._members) if recipe.images_per_epoch == "all" else recipe.images_per_epoch
         self.steps = count // (recipe.batch_size * recipe.batches_per_step)
         if self.steps == 0:

@@ -1,8 +1,10 @@
 """The processes that train one network together, as torchrun starts them, and what stops them.
 
 Every process takes its share of a step's batches, and gradients are added up, so that a recipe gives the
-same network, but for rounding, on one processor and on several. That is why batch normalisation sees each
-batch on its own (no SyncBatchNorm): how large they are is the recipe's to say.
+same weights, but for rounding, on one processor and on several. That is why batch normalisation sees each
+batch on its own (no SyncBatchNorm): how large they are is the recipe's to say. The running statistics that
+each process gathers of its batches are averaged at the end of every epoch; those are the same only once a
+recipe with `settling_images` measures them anew.
 """
 
 import math
@@ -37,6 +39,9 @@ class Alone:
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Have every process hold the sums of all processes' tensors."""
 
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Have every process hold the means of all processes' tensors."""
+
     def any(self, flag: bool) -> bool:
         return flag
 
@@ -63,6 +68,12 @@ class Crew(Alone):
         for tensor, total in zip(tensors, together.split([len(t.flatten()) for t in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        if tensors:
+            self.add_up(tensors)
+        for tensor in tensors:
+            tensor /= self.size
+
     def any(self, flag: bool) -> bool:
         return self._reduced(float(flag)) > 0
 
@@ -86,7 +97,7 @@ def _device() -> str:
 def assembled(recipe: Recipe) -> Iterator[Alone]:
     """Give the crew that this process is of: alone, unless torchrun started it among others.
 
-    Raises RecipeError when a step's batches cannot be shared out evenly.
+    Raises RecipeError when a step's batches cannot be shared out evenly, or there are too few GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.batches_per_step % size:
@@ -98,12 +109,22 @@ def assembled(recipe: Recipe) -> Iterator[Alone]:
         yield Alone()
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        _take_gpu(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
     try:
         yield Crew()
     finally:
         distributed.destroy_process_group()
+
+
+def _take_gpu(number: int) -> None:
+    """Have this process compute on a GPU of its own."""
+    if number >= torch.cuda.device_count():
+        raise RecipeError(
+            f"there are more processes than GPUs, {torch.cuda.device_count()} here: "
+            "start no more than that with --nproc-per-node"
+        )
+    torch.cuda.set_device(number)
 
 
 class Interruption:

@@ -24,7 +24,7 @@ from training.train import (
     CannotTrain,
     check_parts,
     check_writable,
-    gather,
+    gather_in_turn,
     learnt_before,
     phantom_parts,
     run,
@@ -61,7 +61,7 @@ def cross_validate(
     recipe = recipes.read(recipe_file)
     with assembled(recipe) as crew:
         check_writable(out)
-        everything = gather(recipe, images, manifest)
+        everything = gather_in_turn(recipe, images, manifest, crew)
         if learnt_before(recipe, everything).any():
             raise CannotTrain(
                 f"{recipe.weights} has learnt from patients of the folds: begin with other weights"
@@ -81,7 +81,7 @@ def folds(recipe: Recipe, everything: Images, count: int) -> NDArray[np.int64]:
     """Return each image's fold, (N,) in 0..count-1; -1 for phantoms that the recipe does not hold out."""
     fold_of = split.folds(everything, count, recipe.seed)
     is_phantom = everything.sources == data.PHANTOM
-    held_out = np.array(phantom_parts(recipe, everything.where(is_phantom))) == "test"
+    held_out = np.array(phantom_parts(recipe, everything.known_of(is_phantom))) == "test"
     fold_of[is_phantom] = np.where(held_out, fold_of[is_phantom], -1)
     return fold_of
 
@@ -89,12 +89,12 @@ def folds(recipe: Recipe, everything: Images, count: int) -> NDArray[np.int64]:
 def fold_parts(recipe: Recipe, everything: Images, is_kept: NDArray[np.bool_]) -> NDArray[np.str_]:
     """Return each image's part when a fold, a mask (N,), is kept for the test."""
     _, validation, _ = recipe.shares
-    rest = everything.where(~is_kept)
+    rest = everything.known_of(~is_kept)
     share = validation / (1 - recipe.shares[2])
     parts = np.full(len(everything), "test", "<U10")
     parts[~is_kept] = split.parts(rest, (1 - share, share, 0.0), recipe.seed)
     is_phantom = everything.sources == data.PHANTOM
-    parts[is_phantom] = phantom_parts(recipe, everything.where(is_phantom))
+    parts[is_phantom] = phantom_parts(recipe, everything.known_of(is_phantom))
     return parts
 
 

@@ -19,7 +19,7 @@ from hilum.radiograph import INPUT_SIZE
 from training import recipe as recipes
 from training.augment import resized
 from training.batches import seed
-from training.recipe import Adam, Recipe, RecipeError, Sgd
+from training.recipe import Adam, Recipe, RecipeError
 from training.teacher import TEACHERS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -117,6 +117,11 @@ class Learner:
     def gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
+    def statistics(self) -> list[Tensor]:
+        """Return what batch normalisation gathered of the images: means and variances."""
+        modules = (self.network, self.average, self.teacher)
+        return [held for module in modules for held in module.buffers() if held.is_floating_point()]
+
     def is_done(self, recipe: Recipe) -> bool:
         """Tell whether every epoch was, or the last stage's validation loss falls no more."""
         seen = [entry["loss"] for entry in self.history[recipe.epochs - recipe.stages[-1].epochs :]]
@@ -178,14 +183,9 @@ def _can_be_taught(network: nn.Module) -> bool:
     return isinstance(network, ResNet) and next(network.fc.parameters()).shape[1] == _TAUGHT_WIDTH
 
 
-def _optimizer(parameters: list[nn.Parameter], how: Adam | Sgd) -> torch.optim.Optimizer:
-    rate, decay = how.learning_rate, how.weight_decay
-    if isinstance(how, Sgd):
-        return torch.optim.SGD(
-            parameters, rate, momentum=how.momentum, nesterov=True, weight_decay=decay, fused=True
-        )
+def _optimizer(parameters: list[nn.Parameter], how: Adam) -> torch.optim.Optimizer:
     adam = torch.optim.AdamW if how.kind == "adamw" else torch.optim.Adam
-    return adam(parameters, rate, weight_decay=decay, fused=True)
+    return adam(parameters, how.learning_rate, weight_decay=how.weight_decay, fused=True)
 
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> Schedule:

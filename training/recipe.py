@@ -64,15 +64,6 @@ class Adam(_Table):
     weight_decay: Annotated[float, Field(ge=0)]
 
 
-class Sgd(_Table):
-    kind: Literal["sgd"]
-    learning_rate: Positive
-    """At its peak."""
-    weight_decay: Annotated[float, Field(ge=0)]
-    momentum: Annotated[float, Field(gt=0, lt=1)]
-    """Nesterov's."""
-
-
 class Cosine(_Table):
     """The learning rate rises in a line and then falls along half a cosine, to nothing."""
 
@@ -166,7 +157,7 @@ class Recipe(_Table):
     """Images that go through the network together: batch normalisation sees so many."""
     batches_per_step: Count
     """Whose gradients are averaged before the weights change; several processes share them out."""
-    optimizer: Annotated[Adam | Sgd, Field(discriminator="kind")]
+    optimizer: Adam
     schedule: Annotated[Cosine | Plateau, Field(discriminator="kind")]
     gradient_norm: Positive
     """Longer gradients are shortened to it."""

@@ -87,7 +87,7 @@ def prepare(
     SplitLeaks, WrongSplit
         If the file was altered, is of other images, or has a patient in two parts.
     """
-    everything = gather(recipe, images, manifest)
+    everything = gather_in_turn(recipe, images, manifest, crew)
     parts = split_in(out, everything, lambda: _parts(recipe, everything), crew)
     check_parts(everything, parts, (everything.sources == data.PHANTOM) != recipe.needs_radiographs)
     return everything, parts
@@ -107,7 +107,7 @@ def split_in(
 def _parts(recipe: Recipe, everything: Images) -> NDArray[np.str_]:
     parts = split.parts(everything, recipe.shares, recipe.seed)
     is_phantom = everything.sources == data.PHANTOM
-    parts[is_phantom] = phantom_parts(recipe, everything.where(is_phantom))
+    parts[is_phantom] = phantom_parts(recipe, everything.known_of(is_phantom))
     parts[learnt_before(recipe, everything) & (parts == "test")] = "train"
     return parts
 
@@ -144,6 +144,16 @@ def gather(recipe: Recipe, images: Path | None, manifest: Path | None) -> Images
     if not recipe.needs_radiographs:
         return drawn
     return data.together([reader.read(images, manifest=manifest), drawn])
+
+
+def gather_in_turn(recipe: Recipe, images: Path | None, manifest: Path | None, crew: Alone) -> Images:
+    """Return what `gather` does; the first process decodes, and the others find what it has kept."""
+    if crew.rank > 0:
+        crew.wait()
+    everything = gather(recipe, images, manifest)
+    if crew.rank == 0:
+        crew.wait()
+    return everything
 
 
 def check_parts(everything: Images, parts: NDArray[np.str_], needed: NDArray[np.bool_]) -> None:
@@ -209,11 +219,12 @@ def learn(
                     gray, targets = batch(recipe, everything, batches[number], DEVICE)
                     losses += _backward(recipe, learner, gray, targets, stage, loss_for) / len(batches)
                 crew.add_up([*learner.gradients(), losses])
-                clip_grad_norm_(learner.parameters, recipe.gradient_norm)
+                norm = clip_grad_norm_(learner.parameters, recipe.gradient_norm)
+                loss = _finite(losses, norm, learner.epoch)
                 learner.optimizer.step()
                 learner.average.update_parameters(learner.network)
                 learner.losses += losses
-                bar.show(learner.epoch, learner.step, _finite(losses, learner.epoch))
+                bar.show(learner.epoch, learner.step, loss)
                 learner.step += 1
                 _heed(interruption, recipe, learner, checkpoint, crew, is_due=checkpoint.is_due)
             _look(recipe, learner, everything, validation, drawing, crew)
@@ -235,12 +246,16 @@ def _backward(
     return torch.stack([label_loss, teacher_loss]).detach()
 
 
-def _finite(losses: Tensor, epoch: int) -> float:
-    """The labels' loss, which has to be a number."""
-    loss = float(losses[0])
-    if not math.isfinite(loss):
-        raise CannotTrain(f"the loss became {loss} in epoch {epoch + 1}: lower the recipe's learning_rate")
+def _finite(losses: Tensor, norm: Tensor, epoch: int) -> float:
+    """The labels' loss, which has to be a number, and the gradients too: the weights cannot be mended."""
+    for value, name in ((float(norm), "gradient"), (loss := float(losses[0]), "loss")):
+        _require_finite(value, name, epoch)
     return loss
+
+
+def _require_finite(value: float, name: str, epoch: int) -> None:
+    if not math.isfinite(value):
+        raise CannotTrain(f"the {name} became {value} in epoch {epoch + 1}: lower the recipe's learning_rate")
 
 
 def _look(
@@ -253,11 +268,13 @@ def _look(
 ) -> None:
     """End an epoch: measure the average on validation images, and remember its weights if they are best."""
     stage, average = recipe.stage_of(learner.epoch), learner.average.module
+    crew.average(learner.statistics())
     is_last = stage is recipe.stages[-1]
     if is_last:
         shown = drawing.some(recipe.settling_images, learner.epoch)
         settle(average, everything.pixels[shown], stage.validation_size_px)
     logits = predict(average, validation.pixels, stage.validation_size_px)[0]
+    _require_finite(float(logits.sum()), "validation", learner.epoch)
     training_loss, teacher_loss = (learner.losses / drawing.steps).tolist()
     entry = {
         "epoch": learner.epoch + 1,

@@ -8,10 +8,10 @@ import pytest
 from tests.unit import recipes
 from training.recipe import RecipeError
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from training import crew
-from training.crew import Alone, Interruption, assembled
+from training import crew  # noqa: E402 - they need torch
+from training.crew import Interruption, assembled  # noqa: E402
 
 
 def test_one_process_takes_all_batches_and_decides() -> None:
@@ -28,6 +28,15 @@ def test_processes_that_cannot_share_a_step_s_batches_are_refused(monkeypatch: p
         pytest.raises(RecipeError, match="4 processes cannot share 2 batches a step"),
         assembled(recipes.tiny()),
     ):
+        pass
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(RecipeError, match="more processes than GPUs, 1 here"), assembled(recipes.tiny()):
         pass
 
 
@@ -65,4 +74,3 @@ def test_a_thread_that_is_not_the_main_one_listens_to_nobody() -> None:
     thread.join()
     assert seen == [False]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert Alone().size == 1

@@ -84,7 +84,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     [
         {},
         {"loss": {"kind": "generalised cross entropy", "q": 0.7}, "images_per_epoch": "all"},
-        {"optimizer": {"kind": "sgd", "learning_rate": 0.1, "weight_decay": 0.0, "momentum": 0.9}},
+        {"optimizer": {"kind": "adam", "learning_rate": 0.1, "weight_decay": 0.0}},
     ],
 )
 def test_a_recipe_comes_back_from_its_file(changes: dict[str, Any], tmp_path: Path) -> None:

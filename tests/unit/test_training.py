@@ -1,6 +1,7 @@
 """The loop: what it refuses, keeps, resumes and learns."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -76,11 +77,11 @@ def signalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     finite = training._finite
 
     def send(number: signal.Signals, steps: int) -> None:
-        def step(losses: "Tensor", epoch: int) -> float:
+        def step(losses: "Tensor", norm: "Tensor", epoch: int) -> float:
             seen.append(epoch)
             if len(seen) == steps:
                 os.kill(os.getpid(), number)
-            return finite(losses, epoch)
+            return finite(losses, norm, epoch)
 
         monkeypatch.setattr(training, "_finite", step)
 
@@ -178,11 +179,26 @@ def test_a_full_disk_is_told_in_words(everything: Images, tmp_path: Path) -> Non
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_a_training_whose_loss_is_no_number_is_ended(everything: Images, tmp_path: Path) -> None:
-    wild = {"kind": "sgd", "learning_rate": 1e30, "weight_decay": 0.0, "momentum": 0.9}
-    wilder = recipes.tiny(optimizer=wild, schedule={"kind": "plateau", "patience": 1, "factor": 0.1})
-    with pytest.raises(CannotTrain, match="lower the recipe's learning_rate"):
+@pytest.mark.parametrize(("images", "what"), [(32, "loss|gradient"), (16, "validation")])
+def test_a_training_that_leads_to_no_numbers_is_ended(
+    images: int, what: str, everything: Images, tmp_path: Path
+) -> None:
+    """With 16 images an epoch is one step: what it did is seen at the validation alone."""
+    wild = {"kind": "adamw", "learning_rate": 1e30, "weight_decay": 0.0}
+    plateau = {"kind": "plateau", "patience": 1, "factor": 0.1}
+    wilder = recipes.tiny(optimizer=wild, schedule=plateau, images_per_epoch=images)
+    with pytest.raises(CannotTrain, match=rf"the ({what}) became .* lower the recipe's learning_rate"):
         trained(wilder, everything, tmp_path)
+
+
+def test_a_step_along_no_gradient_is_not_taken(everything: Images, tmp_path: Path) -> None:
+    learner, out = begin(recipes.tiny()), tmp_path
+    before = [parameter.detach().clone() for parameter in learner.parameters]
+    learner.parameters[0].register_hook(lambda gradient: gradient * math.inf)
+    parts = np.array(training.phantom_parts(recipes.tiny(), everything))
+    with pytest.raises(CannotTrain, match="the gradient became"):
+        run(recipes.tiny(), learner, everything, parts, out, Alone())
+    assert_same(learner.parameters, before)
 
 
 def test_training_ends_when_the_validation_loss_no_longer_falls(everything: Images, tmp_path: Path) -> None:
