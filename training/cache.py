@@ -31,6 +31,7 @@ from training.decoder import Header, decoded
 
 _PACK = 1024  # images that are decoded before they are kept: the most that a kill costs
 _SEEN = "seen"
+_ODD_NAMES = "surrogateescape"  # of files, that are not UTF-8
 _TRIES = 5
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LEFT_ASIDE_S = 86_400
@@ -158,7 +159,7 @@ class Cache:
     def _write_rows(self, name: str, rows: Iterable[Sequence[str]]) -> None:
         aside = self._aside(name)
         with self._room(aside):
-            with aside.open("w", newline="", encoding="utf-8") as lines:
+            with aside.open("w", newline="", encoding="utf-8", errors=_ODD_NAMES) as lines:
                 csv.writer(lines).writerows(rows)
             fsync(aside)
         aside.replace(self._folder / name)
@@ -214,7 +215,7 @@ def _allocate(file: Path) -> None:
 
 def _rows(file: Path) -> list[list[str]]:
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
+        with file.open(newline="", encoding="utf-8", errors=_ODD_NAMES) as lines:
             return list(csv.reader(lines))
     except FileNotFoundError:  # not made yet, or dropped by another run
         return []

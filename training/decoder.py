@@ -159,6 +159,8 @@ def decoded(files: Sequence[Path], known: Collection[str]) -> Iterator[tuple[Pat
 
 def _outcome(decoder: Decoder, file: Path, known: Collection[str]) -> Outcome:
     try:
+        if not file.is_file():
+            return "it is no file"
         with file.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         return (Header(digest), None) if digest in known else decoder.decode(file)

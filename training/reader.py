@@ -106,6 +106,8 @@ def default_cache(where: Path | None) -> Path:
 
 
 def _listed(where: Path | None, manifest: Path | None) -> Listed:
+    if where is None and manifest is not None:
+        raise UnusableData(f"{manifest} lists files of a folder: name that folder too")
     if where is None:
         return _of_database()
     if manifest or (where / MANIFEST).exists():
@@ -114,12 +116,15 @@ def _listed(where: Path | None, manifest: Path | None) -> Listed:
 
 
 def _of_manifest(where: Path, manifest: Path) -> Listed:
-    with manifest.open(newline="", encoding="utf-8-sig") as lines:  # a spreadsheet may write a BOM
-        rows = csv.DictReader(lines)
-        missing = {"file", "class"} - set(rows.fieldnames or ())
-        if missing:
-            raise UnusableData(f"{manifest} has no column {' and no '.join(sorted(missing))}: {_WANTED}")
-        return _sorted_out(_of_row(where, row) for row in rows)
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as lines:  # a spreadsheet may write a BOM
+            rows = csv.DictReader(lines)
+            missing = {"file", "class"} - set(rows.fieldnames or ())
+            if missing:
+                raise UnusableData(f"{manifest} has no column {' and no '.join(sorted(missing))}: {_WANTED}")
+            return _sorted_out(_of_row(where, row) for row in rows)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UnusableData(f"{manifest} is no CSV file in UTF-8 ({error}): save it as one") from error
 
 
 def _sorted_out(listed: Iterable[Entry | str]) -> Listed:
@@ -136,6 +141,8 @@ def _of_row(where: Path, row: dict[str, str | None]) -> Entry | str:
     name, label, age = said.get("file", ""), _label(said.get("class", "")), said.get("age", "")
     if not name:
         return "a row without a file"
+    if not _is_below(name):
+        return f"{name!r} is no path below the folder"
     if label is None:
         return f"{name}: {said.get('class', '')!r} is no class"
     if not re.fullmatch(r"(\d+(\.\d*)?)?", age):
@@ -144,13 +151,18 @@ def _of_row(where: Path, row: dict[str, str | None]) -> Entry | str:
         where / name,
         name,
         label,
-        source=said.get("source_dataset") or said.get("source") or where.resolve().name,
+        source=said.get("source_dataset") or said.get("source") or _name(where.resolve().name),
         patient=said.get("patient_id") or said.get("patient", ""),
         view=_view(said.get("view", "")),
         sex=_sex(said.get("sex", "")),
         age_years=age,
         sha256=said.get("sha256", "").lower(),
     )
+
+
+def _is_below(name: str) -> bool:
+    """Whether a stranger's name of a file stays in its folder, and is a name at all."""
+    return "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _of_folders(where: Path) -> Listed:
@@ -163,9 +175,16 @@ def _of_folders(where: Path) -> Listed:
         if label is None:
             problems.append(f"{folder.name}/: the folder's name is no class")
             continue
-        source = where.resolve().name
-        entries += [Entry(file, str(file.relative_to(where)), label, source) for file in _image_files(folder)]
+        source = _name(where.resolve().name)
+        entries += [
+            Entry(file, _name(file.relative_to(where)), label, source) for file in _image_files(folder)
+        ]
     return entries, problems
+
+
+def _name(file: Path | str) -> str:
+    """A file's name as text that can be written anywhere; not all names are UTF-8."""
+    return os.fsencode(file).decode("utf-8", "replace")
 
 
 def _image_files(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,43 @@ def test_real_dicom_radiographs_come_too(shared_data: Path, tmp_path: Path) -> N
     images = reader.read(tmp_path, cache=tmp_path / ".hilum-cache")
     assert len(images) == 5
     assert (images.patients != "").all()
+
+
+def test_a_manifest_without_its_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnusableData, match="name that folder too"):
+        reader.read(None, manifest=manifest(tmp_path, {"file": "a.png", "class": "normal"}))
+
+
+def test_a_manifest_does_not_reach_outside_its_folder(tmp_path: Path) -> None:
+    picture(tmp_path / "secret.png")
+    names = ("../secret.png", str(tmp_path / "secret.png"), "deeper/../../secret.png", "a\x00.png")
+    (tmp_path / "images").mkdir()
+    lines = ["file,class", *(f"{name},normal" for name in names)]
+    (tmp_path / "images" / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UnusableData, match=r"cannot be used .4") as refused:
+        reader.read(tmp_path / "images", cache=tmp_path / "cache")
+    assert str(refused.value).count("is no path below the folder") == 4
+
+
+@pytest.mark.parametrize(
+    "content", ["file,class\nä.png,normal".encode("latin-1"), b"file,class\n" + b"a" * 200_000 + b",normal"]
+)
+def test_a_manifest_that_is_no_csv_file_in_utf_8_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.csv").write_bytes(content)
+    with pytest.raises(UnusableData, match="no CSV file in UTF-8"):
+        reader.read(tmp_path, cache=tmp_path / "cache")
+
+
+def test_files_whose_names_are_no_text_are_images_too(tmp_path: Path) -> None:
+    picture(tmp_path / "normal" / "a.png").rename(
+        Path(os.fsdecode(os.fsencode(tmp_path / "normal") + b"/\xff.png"))
+    )
+    assert len(reader.read(tmp_path, cache=tmp_path / ".hilum-cache")) == 1
+    assert len(reader.read(tmp_path, cache=tmp_path / ".hilum-cache")) == 1
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "endless.dcm")
+    manifest(tmp_path, {"file": "endless.dcm", "class": "normal"})
+    with pytest.raises(UnusableData, match=r"endless\.dcm: it is no file"):
+        reader.read(tmp_path, cache=tmp_path / "cache")
