@@ -113,7 +113,7 @@ def up() -> None:
 def listener() -> None:
     """Run one listener alone: the door where a PACS pushes its images (C-STORE, C-ECHO)."""
     settings()
-    os.execv(sys.executable, [sys.executable, "-m", "dicom_listener"])  # noqa: S606 - our own program
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "dicom_listener"])  # noqa: S606 - our own program
 
 
 @app.command(
@@ -175,20 +175,24 @@ def predict(
     assessed is no failure.
     """
     from console import predict
-    from worker.eligibility import why_not_assessed
+    from worker.decoder import Decoder
     from worker.heat_map import with_heat
 
-    if heat_map and len(files) > 1:
-        raise typer.BadParameter("a heat map is of one file", param_hint="--heat-map")
+    if heat_map:
+        _check_heat_map(heat_map, files)
     reader = predict.engine_for(network, engine)
     answers = []
-    for file in files:
-        said = predict.answer(file, reader, why_not_assessed)
-        answers.append(said.for_programs())
-        if not as_json:
-            out.print(predict.rendered(said), highlight=False, soft_wrap=True)
-        if heat_map:
-            with_heat(*predict.heat_of(said, reader.artefact)).save(heat_map)
+    ours = settings()
+    with Decoder(memory_mb=ours.decode_memory_mb, timeout_s=ours.decode_timeout_s) as decoder:
+        for file in files:
+            said = predict.answer(file, reader, lambda *places: decoder.prepare(*places).not_assessed_because)
+            answers.append(said.for_programs())
+            if not as_json:
+                out.print(predict.rendered(said), highlight=False, soft_wrap=True)
+            if heat_map and said.label is None:
+                err.print(f"{escape(str(file))} was not read, so there is no heat map of it", soft_wrap=True)
+            elif heat_map:
+                with_heat(*predict.heat_of(said, reader.artefact)).save(heat_map)
     if as_json:
         print(json.dumps(predict.about(reader) | {"images": answers}, indent=1))  # noqa: T201 - for programs
     else:
@@ -366,7 +370,7 @@ def init(
         "hilum train hilum --data radiographs --out run1",
         "hilum train ours.toml --data radiographs --manifest radiographs/manifest.csv --out run2",
         "hilum train hilum --data radiographs --out folds --folds 5",
-        "torchrun --nproc-per-node 4 -m console.cli train hilum --data radiographs --out run3",
+        "torchrun --nproc-per-node 4 -m console.cli train ours.toml --data radiographs --out run3",
     )
 )
 def train(
@@ -392,7 +396,10 @@ def train(
 
     Ctrl-C keeps all that was learnt; the same command goes on from there.
     With --folds no network is made: the recipe itself is evaluated.
+    Processes that torchrun starts share each step's batches out: the
+    recipe's batches_per_step has to be a multiple of their number.
     """
+    _require_folder(data, manifest, "--data")
     if folds and cross_validation:
         raise typer.BadParameter("one at a time", param_hint="--folds, --cross-validation")
     try:
@@ -544,6 +551,18 @@ def _one(session: Session, text: str) -> str:
         uids = "\n".join(study.study_uid for study in found)
         raise NotThere(f"{text!r} names {len(found)} studies; give one Study Instance UID:\n{uids}")
     return found[0].study_uid
+
+
+def _check_heat_map(heat_map: Path, files: list[Path]) -> None:
+    if len(files) > 1:
+        wrong = "a heat map is of one file"
+    elif heat_map.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        wrong = f"{heat_map} ends neither in .png nor in .jpg"
+    elif heat_map.resolve() == files[0].resolve():
+        wrong = "it would replace what it is of: name another file"
+    else:
+        return
+    raise typer.BadParameter(wrong, param_hint="--heat-map")
 
 
 def _peer(to: str, called: str, calling: str) -> "Peer":

@@ -1,38 +1,33 @@
-"""`hilum predict`: files read here and now, by this process alone; nothing is kept or sent."""
+"""`hilum predict`: files read here and now; nothing is kept or sent."""
 
-import warnings
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
+from PIL import Image
 from rich.markup import escape
 
-from console.wrap import PICTURES
 from hilum.engine import ENGINES, Engine, choose_engine, named_engine
 from hilum.errors import NetworkError, NotARadiograph, Undecodable
 from hilum.gradcam import heat_map
 from hilum.network import Artefact, load_artefact, shipped
-from hilum.radiograph import (
-    looks_like_a_frontal_chest,
-    network_input,
-    picture,
-    to_display,
-    without_blank_borders,
-)
 from hilum.settings import settings
 from hilum.strangeness import why_refused
 
 USE = "For research only. Not a medical device."
+DISPLAY_FILE, INPUT_FILE = "display.png", "input.npy"
 _IN_MEMORY = ("display", "features")
 _BAR = 24  # characters of a bar that says 100 %
 
-WhyNotAssessed = Callable[[Dataset], str | None]
+Prepare = Callable[[Path, Path], str | None]
+"""Looks at a file, DICOM, JPEG or PNG, and keeps display.png and input.npy in a folder, or returns the end of
+"Not assessed, because ..."; raises Undecodable in words, or OSError. Decoders crash on hostile bytes: they
+had better run in another process."""
 
 
 @dataclass(frozen=True)
@@ -71,63 +66,25 @@ def engine_for(network: Path | None, name: str) -> Engine:
     return named_engine(artefact, name, ours.precision)
 
 
-def display_of(file: Path, why_not_assessed: WhyNotAssessed) -> NDArray[np.uint8]:
-    """Return the (H, W) uint8 image, bone white, of a DICOM file, or of a JPEG or PNG file by its suffix.
-
-    `why_not_assessed` judges a DICOM header; a picture has none, and passes for a frontal chest.
-
-    Raises
-    ------
-    NotARadiograph
-        With the end of "Not assessed, because ..." when the image may not be read.
-    Undecodable
-        In words, when the file or its pixels cannot be read.
-    """
-    try:
-        display = _picture(file) if file.suffix.lower() in PICTURES else _dicom(file, why_not_assessed)
-    except (NotARadiograph, Undecodable):
-        raise
-    except InvalidDicomError as error:
-        raise Undecodable("it is neither DICOM nor a JPEG or PNG picture") from error
-    except Exception as error:  # the border with whoever made the file: parsing it raises anything
-        words = (
-            getattr(error, "strerror", None) or f"the file cannot be read: {error or type(error).__name__}"
-        )
-        raise Undecodable(words) from error
-    because = looks_like_a_frontal_chest(display)
-    if because is not None:
-        raise NotARadiograph(because)
-    return display
-
-
-def _printable(error: Exception) -> str:
-    """Its words, which may quote the file's bytes, without those that command a terminal."""
-    return "".join(each if each.isprintable() else " " for each in str(error))
-
-
-def _picture(file: Path) -> NDArray[np.uint8]:
-    return without_blank_borders(picture(file))
-
-
-def _dicom(file: Path, why_not_assessed: WhyNotAssessed) -> NDArray[np.uint8]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's remarks on values that we do not need
-        ds = pydicom.dcmread(file)
-        because = why_not_assessed(ds)
-        if because is not None:
-            raise NotARadiograph(because)
-        return to_display(ds)
-
-
-def answer(file: Path, engine: Engine, why_not_assessed: WhyNotAssessed) -> Answer:
+def answer(file: Path, engine: Engine, prepare: Prepare) -> Answer:
     """Return what is said of a file; never raises for what is wrong with the file."""
-    try:
-        display = display_of(file, why_not_assessed)
-    except NotARadiograph as error:
-        return Answer(file, not_assessed_because=_printable(error))
-    except Undecodable as error:
-        return Answer(file, wrong=_printable(error))
-    reading = engine.read(network_input(display)[None])
+    with TemporaryDirectory(prefix="hilum-") as folder:
+        try:
+            because = prepare(file, Path(folder))
+        except Undecodable as error:
+            return Answer(file, wrong=str(error))
+        except OSError as error:
+            return Answer(file, wrong=os.strerror(error.errno or 0))
+        if because is not None:
+            return Answer(file, not_assessed_because=because)
+        pixels = np.load(Path(folder, INPUT_FILE), allow_pickle=False)
+        with Image.open(Path(folder, DISPLAY_FILE)) as picture:
+            display = np.asarray(picture.convert("L"))
+    return _read(file, engine, pixels, display)
+
+
+def _read(file: Path, engine: Engine, pixels: NDArray[np.uint8], display: NDArray[np.uint8]) -> Answer:
+    reading = engine.read(pixels[None])
     ood = round(float(reading.ood[0]), 4)
     because = why_refused(ood)
     if because is not None:

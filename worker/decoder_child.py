@@ -33,6 +33,8 @@ PIXELS_MB = 256
 radiograph has 40 MB."""
 _MB = 1_000_000
 _LONGEST_REASON = 300
+_DICOM = slice(128, 132)  # where a DICOM file says DICM (PS3.10 7.1)
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG")  # how JPEG and PNG begin
 _NICENESS = 5  # receiving comes before decoding
 
 Answer = dict[str, Any]
@@ -84,6 +86,24 @@ def _read(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
 
 
 def _decoded(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
+    start = file.read(_DICOM.stop)
+    file.seek(0)
+    if start[_DICOM] == b"DICM":
+        return _dicom(file)
+    if start.startswith(_PICTURES):
+        return _picture(file)
+    raise Undecodable("it is neither DICOM nor a JPEG or PNG picture")
+
+
+def _picture(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
+    """It has no header, and passes for a frontal chest."""
+    display = radiograph.without_blank_borders(radiograph.picture(file))
+    because = radiograph.looks_like_a_frontal_chest(display)
+    facts = {"pixel_hash": "", "view": "", "not_assessed_because": because}
+    return facts, None if because else display
+
+
+def _dicom(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
     _require_bounded(file)
     header = dcmread(file, stop_before_pixels=True)
     facts = {"pixel_hash": "", "view": eligibility.view_of(header)}

@@ -1,6 +1,7 @@
 """`hilum predict`: files read here and now."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hilum import phantom
-from hilum.errors import NetworkError, NotARadiograph
+from hilum.errors import NetworkError
 from hilum.network import LABELS
 from tests.conftest import SettingsChange
 from tests.unit.images import radiograph, save
@@ -103,6 +104,28 @@ def test_a_bad_file_gets_words_and_the_others_go_on(folder: Path) -> None:
     assert images[3]["label"] in LABELS
 
 
+def test_a_file_that_takes_all_memory_or_time_costs_no_other(
+    folder: Path, tmp_path: Path, hilum_env: SettingsChange
+) -> None:
+    hilum_env(decode_memory_mb=256, decode_timeout_s=10)
+    os.mkfifo(tmp_path / "endless.dcm")
+    Image.fromarray(np.zeros((6000, 6000), np.uint16)).save(tmp_path / "huge.png", compress_level=1)
+    files = (tmp_path / "endless.dcm", tmp_path / "huge.png", folder / "chest.dcm")
+    code, _, images = told(*map(str, files))
+    assert code == 1
+    assert images[0]["wrong"] == "decoding took longer than 10 s"
+    assert images[1]["wrong"] == "decoding needs more than 256 MB of memory"
+    assert images[2]["label"] in LABELS
+
+
+def test_a_file_is_known_by_what_it_holds_whatever_its_name(folder: Path, tmp_path: Path) -> None:
+    for name, other in (("chest.png", "picture.dcm"), ("chest.png", "picture"), ("chest.dcm", "object.png")):
+        (tmp_path / other).write_bytes((folder / name).read_bytes())
+    code, _, images = told(*map(str, sorted(tmp_path.iterdir())))
+    assert code == 0
+    assert [image["label"] in LABELS for image in images] == [True] * 3
+
+
 def test_words_that_quote_a_file_do_not_command_the_terminal(tmp_path: Path) -> None:
     file = save(radiograph(), tmp_path / "escape.dcm")
     file.write_bytes(file.read_bytes().replace(b"1.2.840.10008.1.2.1", b"1.2.3\x1b[2J1.2.3.4.5."))
@@ -127,9 +150,28 @@ def test_a_heat_map_is_written_with_the_warning_in_it(folder: Path, tmp_path: Pa
     assert (colours[-60:] == (255, 179, 64)).all(axis=-1).sum() > 100, "the warning's colour is missing"
 
 
-def test_of_what_was_not_read_there_is_no_heat_map(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotARadiograph, match="was not read, so there is no heat map"):
-        run("predict", str(folder / "lateral.dcm"), "--heat-map", str(tmp_path / "heat.png"))
+def test_what_was_not_read_is_told_of_without_a_heat_map(folder: Path, tmp_path: Path) -> None:
+    heat = tmp_path / "heat.png"
+    code, text = run("predict", str(folder / "lateral.dcm"), "--json", "--heat-map", str(heat))
+    assert code == 0
+    assert "so there is no heat map of it" in text
+    assert '"not_assessed_because": "the view is lateral"' in text
+    assert not heat.exists()
+
+
+@pytest.mark.parametrize("name", ["heat.xyz", "heat"])
+def test_a_heat_map_of_no_known_kind_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    code, text = run("predict", str(folder / "chest.dcm"), "--heat-map", str(tmp_path / name))
+    assert code == 2
+    assert "png" in text
+
+
+def test_a_heat_map_does_not_replace_what_it_is_of(folder: Path) -> None:
+    content = (folder / "chest.png").read_bytes()
+    code, text = run("predict", str(folder / "chest.png"), "--heat-map", str(folder / "." / "chest.png"))
+    assert code == 2
+    assert "it would replace" in text
+    assert (folder / "chest.png").read_bytes() == content
 
 
 def test_a_heat_map_is_of_one_file(folder: Path) -> None:
