@@ -1,7 +1,7 @@
 """Evaluation: what a network's answers are worth, pooled and slice by slice.
 
 Where a radiograph comes from tells much of its class in public collections, so a pooled figure mostly
-measures the source. The honest slices keep the source fixed.
+measures the source. The honest slices keep the collection fixed.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,12 @@ NIH_CLASSES = "NIH: normal, pneumonia, other"
 NIH_ABNORMAL = "NIH: normal against abnormal"
 COVID_OR_PNEUMONIA = "ieee8023: COVID-19 against pneumonia"
 HONEST = (NIH_CLASSES, NIH_ABNORMAL, COVID_OR_PNEUMONIA)
-"""The slices whose figures cannot come from telling the source."""
+"""The slices that keep the collection fixed, so that telling collections apart gains nothing in them.
+
+More they do not promise. A collection has images of several hospitals and views, which may still go with the
+class: of the 134 COVID-19 images of ieee8023 from which Hilum's own network is made 83 are AP or supine,
+of the 134 of pneumonia 48.
+"""
 BLIND = "told by the source alone"
 FLATTERING = "flattering: NIH normal against Hannover COVID-19"
 
@@ -43,9 +48,16 @@ def log_loss(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     return float(_log_loss(labels, softmax(logits), labels=range(len(LABELS))))
 
 
+TEMPERATURES = (0.25, 8.0)
+"""The least and the greatest that is looked for; a network that needs more knows next to nothing."""
+
+
 def temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """Return what to divide logits by so that probabilities fit best (Guo et al., ICML 2017), 0.25 to 8."""
-    candidates = np.geomspace(0.25, 8, 200)
+    """Return what to divide logits by so that probabilities fit best (Guo et al., ICML 2017).
+
+    It lies within `TEMPERATURES`.
+    """
+    candidates = np.geomspace(*TEMPERATURES, 200)
     return float(min(candidates, key=lambda candidate: log_loss(logits / candidate, labels)))
 
 

@@ -15,6 +15,7 @@ from hilum.network import STRANGENESS, Artefact, add_file, pooled
 from hilum.strangeness import LIMIT, Strangeness, Values
 from training.data import PHANTOM, Images
 from training.strangers import KINDS, UNSEEN, strangers, varied
+from training.unseen import remembering
 
 PooledOf = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """From images (N, 224, 224) uint8 to a network's pooled features (N, C)."""
@@ -54,7 +55,7 @@ def rates(strangeness: Strangeness, test: Images, pooled_of: PooledOf) -> dict[s
     """Return shares in [0, 1] of images that are refused.
 
     "refused" of test images by source, "caught" of strangers made of test images: "known kinds" such as were
-    fitted to, "other kinds", each by name.
+    fitted to, "other kinds" (of which two are near those, see `training.strangers`), each by name.
     """
     refused = strangeness.of(pooled_of(test.pixels)) > LIMIT
     some = test.pixels[np.random.default_rng(0).permutation(len(test))[:_JUDGED]]
@@ -70,8 +71,9 @@ def rates(strangeness: Strangeness, test: Images, pooled_of: PooledOf) -> dict[s
 def refit(artefact: Artefact, images: Images, parts: NDArray[np.str_], out: Path) -> Artefact:
     """Return a copy of an artefact, in the folder `out`, to which is strange what these images tell.
 
-    `parts` of the images are those that the network was trained with. Its weights and graphs stay. How many
-    images are not assessed then, its figures and its card tell only after `training.report.measure`.
+    They may be others than those that it was trained with; what it has learnt from before is not forgotten.
+    Its weights and graphs stay. How many images are not assessed then, its figures and its card tell only
+    after `training.report.measure`.
     """
     engine = choose_engine(artefact, "auto")
     training, validation, test = (images.where(parts == part) for part in ("train", "validation", "test"))
@@ -79,7 +81,8 @@ def refit(artefact: Artefact, images: Images, parts: NDArray[np.str_], out: Path
     measured = rates(strangeness, test, pooled_by(engine))
     shutil.copytree(artefact.folder, out, dirs_exist_ok=True)
     copied = replace(artefact, folder=out)
-    return add_file(copied, STRANGENESS, strangeness.content(), {"strangeness": measured})
+    fitted = add_file(copied, STRANGENESS, strangeness.content(), {"strangeness": measured})
+    return remembering(fitted, images, parts, artefact)
 
 
 def pooled_by(engine: Engine) -> PooledOf:

@@ -26,13 +26,13 @@ from rich.table import Table
 
 from hilum.engine import Engine, choose_engine
 from hilum.errors import HilumError
-from hilum.network import LABELS, Artefact, add_file
+from hilum.network import LABELS, Artefact, describe
 from hilum.strangeness import LIMIT
 from training import card, data, evaluate, split
 from training.data import PHANTOM, Images
 from training.evaluate import HONEST, POOLED, Question, softmax
 from training.figures import REPEATS, percent, thresholds, told
-from training.unseen import LEARNT, NothingUnseen, held_out_phantoms, learnt_from, unseen
+from training.unseen import LEARNT, NothingUnseen, held_out_phantoms, remembering, unseen
 
 Part = Literal["test", "all"]
 
@@ -150,11 +150,14 @@ def evaluated(
 def measure(artefact: Artefact, everything: Images, parts: NDArray[np.str_]) -> Artefact:
     """Return the artefact with its figures, read from it as at work, in its manifest, and with its card.
 
-    Validation images give the thresholds of the operating points, test images the figures; it is also told
-    which images it learnt from, so that an evaluation can leave those patients out.
+    Validation images give the thresholds of the operating points, so that it has learnt from them, test
+    images the figures: those of patients whom it has not learnt from, where it tells.
     """
+    artefact = remembering(artefact, everything, parts, artefact)
     engine = choose_engine(artefact)
-    validation, test = (read(engine, everything.where(parts == part)) for part in ("validation", "test"))
+    validation, test = (
+        read(engine, everything.where(chosen)) for chosen in _judging(artefact, everything, parts)
+    )
     real = validation.images.sources != PHANTOM
     chosen = thresholds(validation.probabilities[real], validation.images.labels[real])
     described = {
@@ -162,9 +165,17 @@ def measure(artefact: Artefact, everything: Images, parts: NDArray[np.str_]) -> 
         "metrics": _figures(test, chosen, REPEATS),
         MEASURED: _described(engine),
     }
-    measured = add_file(artefact, LEARNT, learnt_from(everything, parts), described)
+    measured = describe(artefact, described)
     (measured.folder / "MODEL_CARD.md").write_text(card.render(measured.manifest), encoding="utf-8")
     return measured
+
+
+def _judging(
+    artefact: Artefact, everything: Images, parts: NDArray[np.str_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The images that give thresholds, and those that give figures."""
+    is_new = unseen(artefact, everything) if LEARNT in artefact.manifest["sha256"] else True
+    return parts == "validation", (parts == "test") & is_new
 
 
 def _figures(answers: Answers, chosen: Any, repeats: int) -> dict[str, Any]:

@@ -7,23 +7,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.errors import HilumError
-from hilum.network import Artefact
+from hilum.network import Artefact, add_file
 from training import data
 from training.data import PHANTOM, Images
 from training.split import families
 
 LEARNT = "learnt-images.txt"
-"""The file in an artefact: the SHA-256 of every radiograph that training or a choice has used, one a line."""
+"""The file in an artefact: the SHA-256 of every radiograph that training or a choice has used, one a line.
+
+Those of the network that it began with are among them.
+"""
 
 
 class NothingUnseen(HilumError):
     """The person who evaluates must give other images, or say that those learnt from may be among them."""
 
 
-def learnt_from(images: Images, parts: NDArray[np.str_]) -> bytes:
-    """Return the content of `LEARNT`: what is not in the test part, phantoms left out."""
+def remembering(artefact: Artefact, images: Images, parts: NDArray[np.str_], *before: Artefact) -> Artefact:
+    """Return the artefact, telling that it learnt from these images, and from those of the ones before it.
+
+    These images are what is not in the test part, phantoms left out. Where one before it does not tell, the
+    artefact stays as it is: half the truth would let it be tested on patients whom it knows.
+    """
+    if any(LEARNT not in each.manifest["sha256"] for each in before):
+        return artefact
     used = images.digests[(parts != "test") & (images.sources != PHANTOM)]
-    return "".join(f"{digest}\n" for digest in np.unique(used)).encode()
+    digests = sorted({*used.tolist(), *(digest for each in before for digest in _learnt(each))})
+    return add_file(artefact, LEARNT, "".join(f"{digest}\n" for digest in digests).encode(), {})
+
+
+def _learnt(artefact: Artefact) -> list[str]:
+    return (artefact.folder / LEARNT).read_text(encoding="ascii").split()
 
 
 def unseen(artefact: Artefact, images: Images) -> NDArray[np.bool_]:
@@ -41,9 +55,8 @@ def unseen(artefact: Artefact, images: Images) -> NDArray[np.bool_]:
             f"the network in {artefact.folder} does not tell which images it learnt from: give the split.csv "
             "of its training (--split), or evaluate all images (--part all), which flatters it"
         )
-    learnt = (artefact.folder / LEARNT).read_text(encoding="ascii").split()
     family_of = families(images)
-    known = np.unique(family_of[np.isin(images.digests, learnt)])
+    known = np.unique(family_of[np.isin(images.digests, _learnt(artefact))])
     apart = ~np.isin(family_of, known)
     if not apart.any():
         raise NothingUnseen(

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.unit.artefacts import rewrite_manifest, untrained
 from tests.unit.test_cli import run
 from training import data, reader, report, split
 from training.report import NotMeasured
-from training.unseen import LEARNT, NothingUnseen
+from training.unseen import LEARNT, NothingUnseen, remembering, unseen
 
 PATIENTS, HELD_OUT_PHANTOMS = 80, 24
 COLUMNS = ("file", "class", "patient_id", "source", "view", "sex", "age")
@@ -55,7 +56,7 @@ def network(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     about = {"digest": data.digest(everything, parts), **data.counts(everything, parts)}
     recipe = {"training_phantoms": 5 - HELD_OUT_PHANTOMS, "held_out_phantoms": HELD_OUT_PHANTOMS}
     rewrite_manifest(folder, recipe=recipe, data=about)
-    report.measure(load_artefact(folder), everything, parts)
+    report.measure(remembering(load_artefact(folder), everything, parts), everything, parts)
     return folder
 
 
@@ -128,6 +129,20 @@ def test_all_images_are_taken_when_asked_for_and_the_report_says_what_that_means
     assert told["images"]["learnt_from"] > 0
     assert "of patients it learnt from" in text
     assert "of patients whom the network learnt from" in evaluate.page.read_text()
+
+
+def test_a_network_is_never_measured_on_patients_whom_it_knows(
+    collection: Path, network: Path, tmp_path: Path
+) -> None:
+    images = reader.read(collection, cache=network.parent / "cache")
+    other = load_artefact(shutil.copytree(network, tmp_path / "other"))
+    is_new = unseen(other, images)
+    swapped = np.where(np.arange(len(images)) < PATIENTS, "test", "validation")
+    measured = report.measure(other, images, swapped)
+    assert measured.manifest["metrics"]["radiographs"]["images"] == np.count_nonzero(is_new[:PATIENTS])
+    assert len((other.folder / LEARNT).read_text().split()) == 2 * PATIENTS - np.count_nonzero(
+        is_new[:PATIENTS]
+    )
 
 
 def test_a_split_s_test_part_is_taken_for_a_network_that_does_not_tell(

@@ -8,12 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from hilum.engine import choose_engine
-from hilum.network import STRANGENESS, load_artefact
+from hilum.network import STRANGENESS, add_file, load_artefact
 from hilum.strangeness import LIMIT, Strangeness
 from tests.unit.artefacts import untrained
 from training import data, known
 from training.data import Images
 from training.strangers import KINDS, UNSEEN, strangers, varied
+from training.unseen import LEARNT
 
 GROUPS = 48, 32, 24
 
@@ -114,12 +115,15 @@ def test_an_artefact_is_fitted_anew_and_keeps_its_weights(
     everything: Images, parts: NDArray[np.str_], tmp_path: Path
 ) -> None:
     before = load_artefact(untrained(tmp_path / "before", "mobilenet_v3_small"))
+    before = add_file(before, LEARNT, b"0123\n", {})
     some = np.arange(len(everything)) % 4 == 0
     after = known.refit(before, everything.where(some), parts[some], tmp_path / "after")
     changed = {
         name for name, digest in after.manifest["sha256"].items() if digest != before.manifest["sha256"][name]
     }
-    assert changed == {STRANGENESS}
+    assert changed == {STRANGENESS, LEARNT}
+    known_by_it = everything.digests[some & (parts != "test") & (everything.sources != data.PHANTOM)]
+    assert (after.folder / LEARNT).read_text().split() == sorted(["0123", *known_by_it.tolist()])
     assert after.digest != before.digest
     assert load_artefact(before.folder).digest == before.digest
     scores = choose_engine(after, "cpu").read(everything.where(some & (parts == "validation")).pixels).ood
