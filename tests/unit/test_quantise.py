@@ -115,6 +115,23 @@ def test_a_graph_that_costs_too_much_is_not_added_but_told_of(
         choose_engine(artefact, "cpu", "int8")
 
 
+def test_what_phantoms_gain_makes_up_for_no_radiograph(
+    plain: Artefact, images: Images, tmp_path: Path
+) -> None:
+    wrong = replace(images, pixels=np.zeros_like(images.pixels))
+    (tmp_path / "tried").mkdir()
+    tried = quantise._copied(plain, tmp_path / "tried", quantise.int8_graph(plain.graph, wrong.pixels))
+    says = OpenVinoEngine(tried, "int8").read(images.pixels).logits.argmax(axis=1)
+    as_int8_says = replace(images, labels=says)
+    real = replace(images, sources=np.full(len(images), "somewhere"))
+    (tmp_path / "copy").mkdir()
+    mixed = data.together([real, as_int8_says, as_int8_says])
+    measured = quantise.add_int8(copied(plain, tmp_path / "copy"), wrong, mixed).manifest["int8"]
+    assert measured["kept"] is False
+    assert measured["images"] == len(images)
+    assert measured["lost_points_on_phantoms"] < 0 < measured["accuracy_lost_points"]
+
+
 def test_an_altered_int8_graph_is_refused(int8: Artefact, tmp_path: Path) -> None:
     artefact = copied(int8, tmp_path)
     content = bytearray((artefact.folder / INT8_GRAPH).read_bytes())
