@@ -31,8 +31,9 @@ class Strangeness:
     """Two signs of a stranger, of which the stronger counts.
 
     How much an image is like strangers that were made of the images trained on (outlier exposure: Hendrycks,
-    Mazeika and Dietterich, ICLR 2019), and how far it lies from all those images (Mahalanobis distance): the
-    first knows an image upside down, which is near; the second what is like nothing ever seen.
+    Mazeika and Dietterich, ICLR 2019), and how far it lies from all those images (Mahalanobis distance: Lee
+    et al., NeurIPS 2018; here from one Gaussian for all classes). The first knows an image upside down, which
+    is near; the second what is like nothing ever seen.
     """
 
     mean: Values

@@ -2,8 +2,8 @@
 
 A patient's images are alike, so patients are drawn, not images (a cluster bootstrap; Efron and Tibshirani, An
 Introduction to the Bootstrap, 1993). Drawing a patient twice weighs its images twice, and so all repeats are
-computed at once from weights (R, N): R repeats of N images. Point values come from scikit-learn, and with
-weights all 1 the functions here give the same.
+computed at once from weights (R, N): R repeats of N images. With weights all 1 the functions here give what
+scikit-learn gives, where it has the figure.
 """
 
 from collections.abc import Callable, Iterator

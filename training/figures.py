@@ -1,4 +1,8 @@
-"""Figures: what answers to one question are worth, by scikit-learn, with intervals by a bootstrap."""
+"""Figures: what answers to one question are worth, with intervals by a bootstrap.
+
+Values come from scikit-learn where it has them; specificity, what thresholds reach, the expected calibration
+error and accuracy by coverage are counted in `training.bootstrap`, as all intervals are.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,8 +46,8 @@ def figures(
 ) -> dict[str, Any]:
     """Return the figures of one slice: probabilities (N, K) of K answers, the true ones (N,), whose they are.
 
-    A *figure* is {"value", "low", "high"}: scikit-learn's value, and the 95 % interval of a bootstrap over
-    patients (`training.bootstrap`); null where it is not defined.
+    A *figure* is {"value", "low", "high"}: the value, and the 95 % interval of a bootstrap over patients
+    (`training.bootstrap`); null where it is not defined.
 
     images, patients: how many. answers: the K of them; confusion: as many rows (the truth) and columns of
     counts. truth: images by answer.
@@ -110,7 +114,7 @@ def _threshold(scores: NDArray[np.float64], positive: NDArray[np.bool_], specifi
 
 
 class _Slice:
-    """One slice's figures, computed by scikit-learn and again for patients drawn anew."""
+    """One slice's figures, computed once as they are and again for patients drawn anew."""
 
     def __init__(
         self,
@@ -127,9 +131,9 @@ class _Slice:
         self.calibrated = {"after": probabilities}
         if uncalibrated is not None:
             self.calibrated["before"] = uncalibrated
-        same = _thresholds(probabilities, truth, answers)
-        self.thresholds = [(chosen_before or same).get(answers[k], same[answers[k]]) for k in judged]
-        self.chosen_on = "other patients" if chosen_before else "these images"
+        before, same = chosen_before or {}, _thresholds(probabilities, truth, answers)
+        self.thresholds = [{**same, **before}[answers[k]] for k in judged]
+        self.chosen_on = ["other patients" if answers[k] in before else "these images" for k in judged]
 
     def values(self) -> bootstrap.Values:
         every = range(len(self.answers))
@@ -231,7 +235,7 @@ class _Slice:
         points = {
             wanted: {
                 "threshold": _rounded(threshold),
-                "chosen_on": self.chosen_on,
+                "chosen_on": self.chosen_on[j],
                 "sensitivity": _figure(told[f"sensitivity {wanted}"][:, j]),
                 "specificity": _figure(told[f"specificity {wanted}"][:, j]),
             }

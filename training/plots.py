@@ -87,7 +87,6 @@ def confusion(of: Mapping[str, Any], title: str) -> Figure:
 def reliability(
     curves: Mapping[str, Probabilities],
     truth: NDArray[np.int64],
-    title: str = "How sure, and how often right",
 ) -> Figure:
     """How often the likeliest answer is right, by how sure it is; the diagonal is a calibrated network."""
     figure, axes = _axes(4.2, 4.0, "How sure, and how often right")

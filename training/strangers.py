@@ -1,7 +1,8 @@
 """Strangers: images that are no frontal chest radiograph, made out of some that are, or drawn.
 
 Every kind is a function of an image (224, 224) uint8 and a random generator. `KINDS` are for learning what is
-strange; `UNSEEN` are others, to judge by whether that has been learnt.
+strange; `UNSEEN` are others, to judge by whether that has been learnt. Two of these are near, though:
+`upside_down` is `turned` by 180 degrees and mirrored, and `cornered` cuts out a little more than `magnified`.
 """
 
 from collections.abc import Callable, Mapping

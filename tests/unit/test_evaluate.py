@@ -1,5 +1,6 @@
 import json
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,6 +248,17 @@ def test_thresholds_of_other_patients_are_kept_as_they_were_chosen(labels: NDArr
     )
 
 
+def test_a_label_that_the_other_patients_lacked_gets_its_threshold_here_and_says_so(
+    labels: NDArray[np.int64],
+) -> None:
+    chosen = {"Normal": {"0.90": 0.5, "0.95": 0.9}}
+    probabilities = evaluate.softmax(answers(labels))
+    told = evaluate.report(probabilities, known_images(labels), thresholds=chosen, repeats=REPEATS)
+    points = {name: of["operating_points"]["0.90"] for name, of in told[evaluate.POOLED]["classes"].items()}
+    assert points["Normal"]["chosen_on"] == "other patients"
+    assert {points[name]["chosen_on"] for name in LABELS[1:]} == {"these images"}
+
+
 def test_the_surer_answers_are_the_better_ones_of_a_network_that_knows(labels: NDArray[np.int64]) -> None:
     told = evaluate.report(
         evaluate.softmax(answers(labels, strength=2)), known_images(labels), repeats=REPEATS
@@ -263,26 +275,30 @@ def test_a_report_is_json_without_anything_that_is_no_number(confounded: Images)
     assert json.loads(json.dumps(told, allow_nan=False)) == told
 
 
+def manifest(metrics: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
+    return {
+        "version": "test-1",
+        "architecture": "resnet50-512-4",
+        "preprocessing": "square",
+        "licence": "CC-BY-NC-SA-4.0",
+        "created": "2026-01-01",
+        "temperature": 1.5,
+        "data": {"digest": "0" * 64, "train": counts, "validation": {}, "test": counts},
+        "recipe": {"name": "test", "stages": [{"epochs": 3}]},
+        "metrics": metrics,
+    }
+
+
 def test_the_card_tells_every_slice_and_why_a_high_figure_would_not_be_honest(confounded: Images) -> None:
     metrics = evaluate.report(evaluate.softmax(answers(confounded.labels)), confounded, repeats=REPEATS)
     counts = {f"{evaluate.NIH} Normal": 3, f"{evaluate.HANNOVER} COVID-19": 1, f"{PHANTOM} Normal": 9}
-    told = card.render(
-        {
-            "version": "test-1",
-            "architecture": "resnet50-512-4",
-            "preprocessing": "square",
-            "licence": "CC-BY-NC-SA-4.0",
-            "created": "2026-01-01",
-            "temperature": 1.5,
-            "data": {"digest": "0" * 64, "train": counts, "validation": {}, "test": counts},
-            "recipe": {"name": "test", "stages": [{"epochs": 3}]},
-            "metrics": metrics,
-            "notes": "It was chosen by lot.",
-            "strangeness": {"refused": {"radiographs": 0.01}},
-            "cross_validation": {"folds": 5, "pooled": metrics},
-            "engines": {"images": 9, "from_torch": [{"engine": "fast", "off_by": 0.5}]},
-        }
-    )
+    measured = {
+        "notes": "It was chosen by lot.",
+        "strangeness": {"refused": {"radiographs": 0.01}},
+        "cross_validation": {"folds": 5, "pooled": metrics},
+        "engines": {"images": 9, "from_torch": [{"engine": "fast", "off_by": 0.5}]},
+    }
+    told = card.render(manifest(metrics, counts) | measured)
     assert told.startswith("# Model card: test-1\n\n**For research only.")
     for name in metrics:
         assert f"### {name}\n" in told
@@ -292,10 +308,36 @@ def test_the_card_tells_every_slice_and_why_a_high_figure_would_not_be_honest(co
         "radiographs 0.01",
         "CC BY 3.0",
         "CVPR 2017",
+        "**Phantoms**",
+        "honest lines",
+        "text-mined or taken from captions",
     ):
         assert text in told
-    assert "ieee8023-covid-chestxray**" not in told  # none of its images were learnt from
+    for text in ("ieee8023-covid-chestxray**", "Within ieee8023"):
+        assert text not in told  # none of its images were learnt from
     assert "Normal: 100 % nih-chestxray14." in told
+
+
+def test_a_hospital_s_card_says_nothing_of_collections_that_it_has_not(labels: NDArray[np.int64]) -> None:
+    sources = np.where(np.arange(len(labels)) % 2, "ward-1", "ward-2")
+    metrics = evaluate.report(
+        evaluate.softmax(answers(labels)), known_images(labels, sources=sources), repeats=REPEATS
+    )
+    told = card.render(manifest(metrics, {"ward-1 Normal": 3, "ward-2 Other": 2}))
+    assert "by its source's name alone" in told
+    for text in ("NIH", "ieee8023", "captions", "hantom", "honest lines", "champion"):
+        assert text not in told
+
+
+def test_calibration_stands_in_the_card_before_and_after_the_temperature(labels: NDArray[np.int64]) -> None:
+    logits = 4 * answers(labels)
+    probabilities = evaluate.softmax(logits / 4)
+    metrics = evaluate.report(probabilities, known_images(labels), logits=logits, repeats=REPEATS)
+    calibration = metrics[evaluate.POOLED]["calibration"]
+    cells = [
+        figures.told(calibration[when][name]) for name in ("ece", "brier") for when in ("before", "after")
+    ]
+    assert f"| radiographs | {' | '.join(cells)} |" in card.render(manifest(metrics, {}))
 
 
 def test_a_card_of_a_network_of_one_source_says_nothing_of_others(labels: NDArray[np.int64]) -> None:
