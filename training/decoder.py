@@ -26,15 +26,17 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
-from hilum.errors import HilumError, Undecodable
+from hilum.errors import HilumError, MachineAtFault, Undecodable
 from hilum.kernel import dying_with
 from hilum.radiograph import INPUT_SIZE, network_input, picture, to_display, without_blank_borders
 
 LONGEST_S = 120.0
 """An image that takes longer is given up."""
 MEMORY_MB = 4096
+_START_S = 60.0  # imports on a busy machine
 _CHILD = ("-m", "training.decoder")
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")  # and no passwords
+_READY = b"ready\n"
 _SIZE = INPUT_SIZE * INPUT_SIZE
 _DICOM = slice(128, 132)  # where a DICOM file says DICM (PS3.10 7.1)
 
@@ -66,7 +68,8 @@ class Decoder:
     def decode(self, file: Path) -> tuple[Header, NDArray[np.uint8]]:
         """Return what a file says, and its network input (224, 224).
 
-        Raises Undecodable when the file cannot be read, or reading it killed the process or took too long.
+        Raises Undecodable when the file cannot be read, or reading it killed the process or took too long;
+        MachineAtFault when there is no such process.
         """
         stained = self._served > 0
         answer, pixels = self._asked(file)
@@ -102,6 +105,20 @@ class Decoder:
 
 
 def _started() -> subprocess.Popen[bytes]:
+    """A process that is ready; raises MachineAtFault when it does not get so: no image is to blame."""
+    process = _begun()
+    watch = threading.Timer(_START_S, process.kill)
+    watch.start()
+    ready = cast(IO[bytes], process.stdout).readline()
+    watch.cancel()
+    if ready != _READY:
+        process.kill()
+        process.communicate()
+        raise MachineAtFault("the decoder does not start: its own words stand above")
+    return process
+
+
+def _begun() -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-P", *_CHILD, str(os.getpid())],  # -P: runs no module of the folder we stand in
@@ -177,6 +194,8 @@ def main() -> None:
     warnings.simplefilter("ignore")  # remarks on data sets quote patients' data
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     with _own_stdout() as answers:
+        answers.write(_READY)
+        answers.flush()
         for line in sys.stdin:
             answers.write(_answer(Path(json.loads(line))))
             answers.flush()

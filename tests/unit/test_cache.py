@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hilum.errors import Undecodable
+from hilum.errors import MachineAtFault, Undecodable
 from hilum.radiograph import network_input, without_blank_borders
 from tests.unit.images import radiograph, save
 from training import decoder
@@ -240,3 +240,11 @@ def test_a_full_disk_is_told_in_words_and_leaves_nothing_half(files: list[Path],
         assert not list(small.rglob("*.npy*"))
     finally:
         subprocess.run(["umount", "--lazy", small], check=True)
+
+
+def test_a_decoder_that_cannot_start_is_not_held_against_the_files(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "_CHILD", ("-c", "raise SystemExit(1)"))
+    with pytest.raises(MachineAtFault, match="does not start"):
+        Cache(tmp_path / "cache").read(files)
