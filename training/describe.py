@@ -52,11 +52,14 @@ class Stratum:
 
 
 def describe(collection: Collection, title: str, out: Path) -> Path:
-    """Write the page of a data set and its pictures into the folder `out`, and return the page's path."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write the page of a data set and its pictures into the folder `out`, and return the page's path.
+
+    A folder that is made is its owner's alone: the page shows patients' images.
+    """
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
     images, names = collection.images, collection.names
     guesses = shortcuts.guesses(images)
-    groups, pairs = copies.exact(images), copies.near(images)
+    groups, (pairs, pair_count) = copies.exact(images), copies.near(images)
     counted = tables(images)
     for name, figure in pictures.figures(images, counted).items():
         figure.savefig(out / f"{name}.png", dpi=110)
@@ -66,13 +69,13 @@ def describe(collection: Collection, title: str, out: Path) -> Path:
     page = _template().render(
         title=title,
         labels=LABELS,
-        remarks=list(remarks(images, groups, pairs, guesses)),
+        remarks=list(remarks(images, groups, pairs, pair_count, guesses)),
         tables=counted,
         strata=list(_strata(images, out)),
         guesses=guesses,
         groups=[[names[index] for index in group] for group in groups[:_LISTED]],
         pairs=[(names[pair.first], names[pair.second], pair.correlation) for pair in pairs[:_LISTED]],
-        more=(max(0, len(groups) - _LISTED), max(0, len(pairs) - _LISTED)),
+        more=(max(0, len(groups) - _LISTED), max(0, pair_count - _LISTED)),
     )
     (out / PAGE).write_text(page, encoding="utf-8")
     return out / PAGE
@@ -105,13 +108,17 @@ def tables(images: Images) -> dict[str, dict[str, list[int]]]:
 
 
 def remarks(
-    images: Images, groups: Sequence[Sequence[int]], pairs: Sequence[Pair], guesses: Sequence[Guess]
+    images: Images,
+    groups: Sequence[Sequence[int]],
+    pairs: Sequence[Pair],
+    pair_count: int,
+    guesses: Sequence[Guess],
 ) -> Iterator[Remark]:
     """Yield in words what matters of these images, warnings among it."""
     yield from _about_size(images)
     yield from _about_sources(images)
     yield from _about_patients(images)
-    yield from _about_copies(images, groups, pairs)
+    yield from _about_copies(images, groups, pairs, pair_count)
     for guess in guesses:
         yield Remark(guess.verdict, guess.is_shortcut)
 
@@ -154,7 +161,9 @@ def _about_patients(images: Images) -> Iterator[Remark]:
         yield Remark(f"Unknown, of so many images: {', '.join(told)}.")
 
 
-def _about_copies(images: Images, groups: Sequence[Sequence[int]], pairs: Sequence[Pair]) -> Iterator[Remark]:
+def _about_copies(
+    images: Images, groups: Sequence[Sequence[int]], pairs: Sequence[Pair], pair_count: int
+) -> Iterator[Remark]:
     if not groups and not pairs:
         yield Remark("No image occurs twice, as it is or nearly so.")
     if groups:
@@ -165,9 +174,10 @@ def _about_copies(images: Images, groups: Sequence[Sequence[int]], pairs: Sequen
             True,
         )
     if pairs:
+        of_them = f", of the likest {len(pairs):,}" if pair_count > len(pairs) else ""
         both = [(pair.first, pair.second) for pair in pairs]
         yield Remark(
-            f"Pairs of images that are nearly the same: {len(pairs):,}; under two patients: "
+            f"Pairs of images that are nearly the same: {pair_count:,}; under two patients{of_them}: "
             f"{_apart(images.patients, both):,}. Look at them: where they are copies, give both the same "
             "patient_id, or a network is tested on what it was trained on.",
             True,
