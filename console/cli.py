@@ -93,6 +93,13 @@ def _require_a_site() -> None:
         )
 
 
+def _require_folder(folder: Path | None, manifest: Path | None, option: str) -> None:
+    if manifest and not folder:
+        raise typer.BadParameter(
+            f"it lists files below a folder: name it by {option}", param_hint="--manifest"
+        )
+
+
 def _examples(*lines: str) -> str:
     return "\n\n".join(["[dim]Examples[/]", *(f"[cyan]{escape(line)}[/]" for line in lines)])
 
@@ -456,6 +463,7 @@ def evaluate(
     source, view, sex and age. Read with the pooled ones what the source
     alone would get.
     """
+    _require_folder(images, manifest, "--images")
     from hilum.engine import choose_engine
     from hilum.network import load_artefact, shipped
 
@@ -506,6 +514,7 @@ def describe(
     and class can be guessed without looking at the lungs: a page to open
     in a browser. It shows patients' images and names no patient.
     """
+    _require_folder(data, manifest, "--data")
     try:
         from training import describe, reader
     except ModuleNotFoundError as error:

@@ -104,6 +104,20 @@ def test_a_database_without_tables_is_said_in_words(hilum_env: SettingsChange) -
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "hilum", "--out", "run"),
+        ("evaluate", "--json", "figures.json"),
+        ("data", "describe", "--out", "page"),
+    ],
+)
+def test_a_manifest_without_its_folder_is_refused(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").touch()
+    status, said = run(*command, "--manifest", str(tmp_path / "labels.csv"))
+    assert (status, "files below a folder" in said) == (2, True), said
+
+
 def test_the_file_of_init_holds_every_setting_with_its_default(hilum_env: SettingsChange) -> None:
     text = commented()
     assert all(line.startswith("#") for line in text.splitlines() if line)
