@@ -1,8 +1,13 @@
 """What can go wrong, split by who must act."""
 
+from collections.abc import Sequence
+
 
 class HilumError(Exception):
     """Something a person or a caller is told in words; its text says what to do."""
+
+    in_detail: Sequence[str] = ()
+    """More lines for the person at the terminal alone, and for no log: they may name patients."""
 
 
 class SettingsError(HilumError):

@@ -22,7 +22,10 @@ _NAMED = 10
 
 
 class SplitLeaks(HilumError):
-    """Whoever made the split must act: it has a patient, or an image, in more than one part."""
+    """Whoever made the split must act: it has a patient, or an image, in more than one part.
+
+    The text is fit for a log; `in_detail` names the patients.
+    """
 
 
 class WrongSplit(HilumError):
@@ -85,7 +88,7 @@ def _shuffling(seed: int, name: str) -> bytes:
 
 
 def require_apart(images: Images, parts: NDArray[np.str_]) -> None:
-    """Raise SplitLeaks when a patient, or the same image, is in more than one part; it names the patients."""
+    """Raise SplitLeaks when a patient, or the same image, is in more than one part."""
     _require_apart(images.patients, images.digests, parts)
 
 
@@ -93,12 +96,14 @@ def _require_apart(patients: NDArray[np.str_], digests: NDArray[np.str_], parts:
     copied = np.isin(digests, _straddling(digests, parts))
     leaking = sorted({*_straddling(patients, parts), *patients[copied].tolist()})
     if leaking:
-        more = ", ..." if len(leaking) > _NAMED else ""
-        raise SplitLeaks(
+        first = digests[np.isin(patients, leaking)].tolist()[0]
+        error = SplitLeaks(
             f"{len(leaking)} patients are in more than one part of the split, themselves or by a copy of an "
-            f"image, so that a network would be tested on what it was trained on: "
-            f"{', '.join(leaking[:_NAMED])}{more}. Put all images of each into one part."
+            "image, so that a network would be tested on what it was trained on. One of their images has the "
+            f"sha256 {first}. Put all images of each patient into one part."
         )
+        error.in_detail = leaking[:_NAMED]
+        raise error
 
 
 def _straddling(names: NDArray[np.str_], parts: NDArray[np.str_]) -> list[str]:
@@ -117,6 +122,7 @@ def write(file: Path, images: Images, parts: NDArray[np.str_]) -> None:
     labels = [LABELS[label] for label in images.labels]
     rows = zip(images.patients.tolist(), images.digests.tolist(), labels, parts.tolist(), strict=True)
     aside = file.with_name(f"{file.name}.new")
+    aside.touch(mode=0o600)  # it names patients
     with aside.open("w", newline="", encoding="utf-8") as lines:
         lines.write(f"{_HEAD}{data.digest(images, parts)}\n")
         writer = csv.writer(lines, lineterminator="\n")
