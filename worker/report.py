@@ -38,7 +38,7 @@ class _Facts:
     senders: Collection[str]
     findings: dict[str, Finding]
     network: NetworkVersion | None
-    """The one that read the assessed images; None when there are none."""
+    """The one that read images, whether it assessed or refused them; None when it read none."""
     former: Report | None
     former_objects: Sequence[Predecessor]
 
@@ -92,8 +92,7 @@ def _facts(study_uid: str) -> _Facts:
         found = findings.of_study(session, study_uid)
         images = studies.images(session, study_uid)
         former = reports.latest(session, study_uid)
-        assessed = [finding for finding in found.values() if finding.not_assessed_because is None]
-        newest = max(assessed, key=lambda finding: finding.id, default=None)
+        newest = max(found.values(), key=lambda finding: finding.id, default=None)
         return _Facts(
             study=session.get_one(Study, study_uid),
             # an image prepared after the network read the others waits for the next revision
@@ -125,7 +124,7 @@ def _content_digest(facts: _Facts) -> str:
         each for each in facts.images if findings.why_not_assessed(each, facts.findings.get(each.uid)) is None
     ]
     assessed = sorted([each.uid, each.pixel_hash] for each in images)
-    network = facts.network.digest if facts.network else None
+    network = facts.network.digest if facts.network and images else None
     return hashlib.sha256(json.dumps([assessed, network]).encode()).hexdigest()
 
 
@@ -166,7 +165,10 @@ def _read_image(store: Store, image: Instance, finding: Finding | None) -> ReadI
     header = dcmread(store.path(image.path), stop_before_pixels=True, force=True)
     because = findings.why_not_assessed(image, finding)
     if because is not None or finding is None:
-        return ReadImage(header, image.view, because, None, None, None)
+        refused = finding is not None and finding.not_assessed_because == because
+        return ReadImage(
+            header, image.view, because, None, None, finding.ood if finding and refused else None
+        )
     return ReadImage(header, image.view, None, finding.label, finding.probabilities, finding.ood)
 
 

@@ -24,8 +24,8 @@ class ReadImage:
     """One image of the study that was considered, and what came of it.
 
     `header` is the source instance's data set without pixels. When the image was not assessed,
-    `not_assessed_because` ends the sentence "Not assessed, because ...", and `label`, `probabilities` (in
-    [0, 1], by label) and `ood` (out-of-distribution score) are None.
+    `not_assessed_because` ends the sentence "Not assessed, because ...", and `label` and `probabilities` (in
+    [0, 1], by label) are None; so is `ood` (out-of-distribution score), unless the network refused it.
     """
 
     header: Dataset
@@ -59,7 +59,7 @@ class StudyResult:
     """One revision of what we say about a study; `images` is not empty, `created` is aware.
 
     `heat_maps` are the Secondary Captures made for this revision; the report refers to them. `network` is
-    None when no image was assessed.
+    None when it read no image.
     """
 
     study_uid: str

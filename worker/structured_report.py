@@ -36,6 +36,7 @@ from worker.results import FINDING_CODES, LOCAL_SCHEME, NetworkName, Predecessor
 
 DISCLAIMER = "AI result, not for diagnosis; not a medical device."
 SERIES_NUMBER = 9001
+_ALGORITHM = "Hilum chest radiograph classifier"
 
 _PLAIN_CHEST_XRAY = Code("399208008", "SCT", "Plain chest X-ray")
 _ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
@@ -58,7 +59,7 @@ def structured_report(result: StudyResult) -> Dataset:
 
     Every image considered is in the image library; each assessed one has a measurement group (TID 1501) with
     its finding, a probability in percent per label and its heat map; for each of the others a text says why
-    it was not assessed. The same result gives the same bytes.
+    it was not assessed, and by which network if one refused it. The same result gives the same bytes.
     """
     with disable_value_validation():  # the source's UIDs are repeated as they are, valid or not
         content = _measurement_report(result)
@@ -154,7 +155,7 @@ def _measurement_report(result: StudyResult) -> Dataset:
     groups = [item for group in _measurement_groups(result) for item in group]
     if groups:
         root.ContentSequence.append(_container(codes.DCM.ImagingMeasurements, groups))
-    root.ContentSequence.append(_container(_QUALITATIVE_EVALUATIONS, _comments(result.images)))
+    root.ContentSequence.append(_container(_QUALITATIVE_EVALUATIONS, _comments(result)))
     return root
 
 
@@ -233,7 +234,7 @@ def _measurement_group(
 def _algorithm(network: NetworkName) -> AlgorithmIdentification:
     """Return TID 4019."""
     return AlgorithmIdentification(
-        name="Hilum chest radiograph classifier",
+        name=_ALGORITHM,
         version=network.version,
         parameters=[f"sha256 {network.digest}"],
         family=_ARTIFICIAL_INTELLIGENCE,
@@ -256,14 +257,21 @@ def _probability(label: str, probability: float) -> Measurement:
     return measurement
 
 
-def _comments(images: Iterable[ReadImage]) -> list[TextContentItem]:
+def _comments(result: StudyResult) -> list[TextContentItem]:
     comments = [TextContentItem(codes.DCM.Comment, DISCLAIMER, RelationshipTypeValues.CONTAINS)]
-    comments.extend(_not_assessed(image) for image in images if image.not_assessed_because is not None)
+    comments.extend(
+        _not_assessed(image, result.network)
+        for image in result.images
+        if image.not_assessed_because is not None
+    )
     return comments
 
 
-def _not_assessed(image: ReadImage) -> TextContentItem:
+def _not_assessed(image: ReadImage, network: NetworkName | None) -> TextContentItem:
+    """Return why, and which network says so if it was one: no measurement group names it."""
     sentence = f"Not assessed, because {image.not_assessed_because}"
+    if network is not None and image.ood is not None:
+        sentence += f" ({_ALGORITHM} {network.version}, sha256 {network.digest}; score {image.ood:.4f})"
     comment = TextContentItem(codes.DCM.Comment, sentence, RelationshipTypeValues.CONTAINS)
     comment.ContentSequence = ContentSequence(
         [_image_item(image.header, _SOURCE, RelationshipTypeValues.INFERRED_FROM)]

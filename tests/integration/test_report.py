@@ -80,6 +80,7 @@ def test_what_the_network_takes_for_no_frontal_chest_is_reported_as_not_assessed
     assert _kinds_of_the_newest() == [ObjectKind.SR]
     said = _newest_sr().to_json()
     assert "Not assessed, because it does not look like a frontal chest radiograph to the network" in said
+    assert f"(Hilum chest radiograph classifier first, sha256 {'d' * 64}; score 1.0100)" in said
     assert codes.DCM.Probability.value not in said
     assert hand in _referred_to()
     assert _state() == StudyState.REPORTED
