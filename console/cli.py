@@ -68,7 +68,7 @@ def main() -> None:
     except Interrupted as error:
         _fail(str(error), _INTERRUPTED)
     except HilumError as error:
-        _fail(str(error), 1)
+        _fail("\n".join((str(error), *error.in_detail)), 1)
     except DBAPIError as error:
         _fail(f"the database does not answer: {_first_line(error)}; `hilum doctor` says what to do", 1)
     except OSError as error:
@@ -411,10 +411,12 @@ def train(
         raise typer.BadParameter("one at a time", param_hint="--folds, --cross-validation")
     try:
         from training.folds import cross_validate
-        from training.recipe import find
+        from training.recipe import find, read
         from training.train import train
     except ModuleNotFoundError as error:
         raise SettingsError(f"training needs {error.name}: pip install 'hilum[torch]'") from error
+    if data is None and read(find(recipe)).needs_radiographs:
+        _require_a_site()
     if folds:
         made = cross_validate(find(recipe), out_dir, folds, images=data, manifest=manifest)
         out.print(f"the figures: {escape(str(made))}")
@@ -512,7 +514,8 @@ def describe(
 
     Counts, ages, gray values, sample sheets, copies, and how well source
     and class can be guessed without looking at the lungs: a page to open
-    in a browser. It shows patients' images and names no patient.
+    in a browser. It shows patients' images and names of files, and no
+    patient's id.
     """
     _require_folder(data, manifest, "--data")
     try:

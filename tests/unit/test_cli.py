@@ -365,6 +365,17 @@ def test_nobody_waits_for_the_reader_of_show(lite: Path, monkeypatch: pytest.Mon
     assert len(shown) == 1
 
 
+@pytest.mark.parametrize("more", [(), ("--folds", "2")])
+def test_where_no_hilum_is_nothing_labelled_here_is_trained_on(
+    hilum_env: SettingsChange, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    pytest.importorskip("torch")
+    hilum_env(data_dir=tmp_path / "none")
+    with pytest.raises(SettingsError, match="there is no Hilum in"):
+        run("train", "hilum", "--out", str(tmp_path / "out"), *more)
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("patient_id", ["X[/b]", "[red]X", "[link=http://a.example]X"])
 def test_what_a_stranger_calls_a_patient_is_shown_as_it_is(database_url: str, patient_id: str) -> None:
     study_uid = a_study(patient_id=patient_id)
