@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ _OTHERS = _COLOURS[3:] + _COLOURS[:3]
 _SHEET_COLUMNS, _SIDE_PX, _GAP_PX = 6, 150, 3
 _CURVES = 7  # more in one figure are not told apart
 _GRAYS = 32
+matplotlib.rcParams["text.parse_math"] = False  # a source may be called by its price: $10
 
 
 def sheet(images: Images, indices: Sequence[int]) -> Image.Image:
