@@ -1,7 +1,7 @@
 """A data set as a radiologist and a statistician want to see it before a network is trained on it.
 
-One page, `index.html`, with its figures and sample sheets as PNG files beside it. It names files, and no
-patient.
+One page, `index.html`, with its figures and sample sheets as PNG files beside it. It names no patient by
+their id, and files by their names.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from hilum.network import LABELS
 from training import copies, pictures, shortcuts
 from training.copies import Pair
 from training.data import Images
-from training.reader import Collection
+from training.reader import Collection, UnusableData
 from training.shortcuts import Guess, decades
 
 PAGE = "index.html"
@@ -54,8 +54,11 @@ class Stratum:
 def describe(collection: Collection, title: str, out: Path) -> Path:
     """Write the page of a data set and its pictures into the folder `out`, and return the page's path.
 
-    A folder that is made is its owner's alone: the page shows patients' images.
+    A folder that is made is its owner's alone: the page shows patients' images. Raises UnusableData, and
+    writes nothing, when its pictures would be taken for the collection's.
     """
+    if collection.folders and out.resolve().is_relative_to(collection.folders.resolve()):
+        raise UnusableData(f"{collection.folders} holds nothing but a folder for each class: write elsewhere")
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     images, names = collection.images, collection.names
     guesses = shortcuts.guesses(images)

@@ -62,6 +62,8 @@ class Collection:
     images: Images
     names: Sequence[str]
     """What people call each image: its file, or its SOP Instance UID."""
+    folders: Path | None = None
+    """Where the images lie in a folder for each class, and no other folder may be."""
 
 
 def read(where: Path | None, *, manifest: Path | None = None, cache: Path | None = None) -> Images:
@@ -90,7 +92,8 @@ def collect(where: Path | None, *, manifest: Path | None = None, cache: Path | N
     _refuse(problems + _unreadable(entries, found))
     if not entries:
         raise UnusableData(f"{where or 'the database'} holds no labelled images: {_WANTED}")
-    return Collection(_images(entries, found), [entry.name for entry in entries])
+    folders = None if where is None or manifest or (where / MANIFEST).exists() else where
+    return Collection(_images(entries, found), [entry.name for entry in entries], folders)
 
 
 def default_cache(where: Path | None) -> Path:

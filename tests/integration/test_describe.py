@@ -108,7 +108,7 @@ def test_a_file_s_name_cannot_become_part_of_the_page(described: Described) -> N
 
 def test_no_patient_is_named(described: Described) -> None:
     assert PATIENT not in described.page
-    assert not [path for path in described.folder.iterdir() if PATIENT.encode() in path.read_bytes()]
+    assert not [path for path in described.folder.iterdir() if PATIENT in path.name]
 
 
 def test_children_and_unknown_ages_are_told(described: Described) -> None:
@@ -119,13 +119,25 @@ def test_children_and_unknown_ages_are_told(described: Described) -> None:
 def test_data_of_one_source_and_few_patients_have_a_page_too(tmp_path: Path) -> None:
     from training import describe, reader
 
-    (tmp_path / "normal").mkdir()
-    draw(1, "Normal").save(tmp_path / "normal" / "a.png")
-    collection = reader.collect(tmp_path, cache=tmp_path / ".hilum-cache")
+    (tmp_path / "$images$" / "normal").mkdir(parents=True)
+    draw(1, "Normal").save(tmp_path / "$images$" / "normal" / "a.png")
+    collection = reader.collect(tmp_path / "$images$", cache=tmp_path)
     page = words(describe.describe(collection, "small", tmp_path / "page").read_text())
+    assert (tmp_path / "page").stat().st_mode & 0o077 == 0  # it shows patients' images
     assert "Images: 1, of patients: 1" in page
     assert "too few patients" in page
     assert "COVID-19 is rare (0 images)" in page
+
+
+def test_a_page_is_not_written_among_the_classes(tmp_path: Path) -> None:
+    from training import describe, reader
+
+    (tmp_path / "normal").mkdir()
+    draw(1, "Normal").save(tmp_path / "normal" / "a.png")
+    collection = reader.collect(tmp_path, cache=tmp_path / ".hilum-cache")
+    with pytest.raises(reader.UnusableData, match="write elsewhere"):
+        describe.describe(collection, "small", tmp_path / "page")
+    assert not (tmp_path / "page").exists()
 
 
 def test_more_sources_than_colours_are_drawn_as_one() -> None:
