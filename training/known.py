@@ -51,11 +51,12 @@ def fit(training: Images, validation: Images, pooled_of: PooledOf) -> Strangenes
     return _calibrated(signs, pooled_of(validation.pixels), validation.sources == PHANTOM)
 
 
-def rates(strangeness: Strangeness, test: Images, pooled_of: PooledOf) -> dict[str, dict[str, float]]:
+def rates(strangeness: Strangeness, test: Images, pooled_of: PooledOf) -> dict[str, Any]:
     """Return shares in [0, 1] of images that are refused.
 
-    "refused" of test images by source, "caught" of strangers made of test images: "known kinds" such as were
-    fitted to, "other kinds" (of which two are near those, see `training.strangers`), each by name.
+    "refused" of test images by source, "caught" of strangers made of test images, as many of each kind as
+    "test images made into strangers" says: "known kinds" such as were fitted to, "other kinds" (of which two
+    are near those, see `training.strangers`), each by name.
     """
     refused = strangeness.of(pooled_of(test.pixels)) > LIMIT
     some = test.pixels[np.random.default_rng(0).permutation(len(test))[:_JUDGED]]
@@ -63,6 +64,7 @@ def rates(strangeness: Strangeness, test: Images, pooled_of: PooledOf) -> dict[s
         "refused": {
             str(name): float(refused[test.sources == name].mean()) for name in np.unique(test.sources)
         },
+        "test images made into strangers": len(some),
         "caught of known kinds": _caught(strangeness, some, KINDS, pooled_of),
         "caught of other kinds": _caught(strangeness, some, UNSEEN, pooled_of),
     }

@@ -52,6 +52,7 @@ def test_hardly_any_image_to_be_read_is_refused_and_most_strangers_are(
     assert set(measured["refused"]) == {"somewhere", data.PHANTOM}
     assert max(measured["refused"].values()) < 0.2
     assert set(measured["caught of other kinds"]) == set(UNSEEN)
+    assert measured["test images made into strangers"] == GROUPS[2]
     for name in ("inverted", "upside_down", "lateral", "hand", "landscape"):
         assert (measured["caught of known kinds"] | measured["caught of other kinds"])[name] > 0.9, name
 

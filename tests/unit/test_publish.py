@@ -66,3 +66,11 @@ def test_a_temperature_as_far_as_it_is_looked_for_is_told(
     with caplog.at_level(logging.WARNING):
         publish.fitted_temperature(recipes.tiny(), (times * answers(labels)).astype(np.float32), images)
     assert ("cannot be trusted" in caplog.text) == (times != 1)
+
+
+def test_engines_are_compared_on_images_from_all_over_and_on_the_same_ones_every_time() -> None:
+    images = known_images(np.zeros(400, int))
+    some, again = (publish._some(recipes.tiny(), images, 32) for _ in range(2))
+    assert some.tolist() == again.tolist()
+    assert len(set(some.tolist())) == 32
+    assert some.max() > 300
