@@ -30,7 +30,7 @@ class Prepared:
     not_assessed_because: str | None
     """Why nothing was kept in the folder; None when display.png and input.npy lie there."""
     view: str
-    """A `worker.eligibility.View`; empty when the header does not tell."""
+    """A `hilum.eligibility.View`; empty when the header does not tell."""
     pixel_hash: str
     """`hilum.radiograph.pixel_hash`; empty when nothing had to be decoded."""
 

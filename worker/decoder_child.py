@@ -22,10 +22,9 @@ from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from hilum import radiograph
+from hilum import eligibility, radiograph
 from hilum.errors import NotARadiograph, Undecodable
 from hilum.kernel import dying_with, fsync
-from worker import eligibility
 
 DISPLAY_SIDE = 1024
 PIXELS_MB = 256

@@ -12,8 +12,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from hilum.header import text
 from hilum.uids import derived_uid
-from worker.instance import in_zone_of, new_instance, reference, text
+from worker.instance import in_zone_of, new_instance, reference
 from worker.results import FINDING_CODES, NetworkName, ReadImage
 
 LONGEST_SIDE = 1024

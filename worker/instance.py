@@ -5,46 +5,19 @@ study. What would make our object invalid (a date that is none, a sex that is no
 """
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta, timezone
 
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.multival import MultiValue
-from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from hilum import __version__
+from hilum.header import text
 
-_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DATE = re.compile(r"(\d{4})([.\-/]?)(\d{2})\2(\d{2})")
 _TIME = re.compile(r"([01]\d|2[0-3])(:?[0-5]\d(:?[0-5]\d(\.\d{1,6})?)?)?")
 _AGE = re.compile(r"\d{3}[DWMY]")
 _OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
-
-
-def text(header: Dataset, keyword: str) -> str:
-    """Return an attribute of a stranger's header as text: "" when it is missing, empty or unreadable.
-
-    Several values are joined by backslashes, as DICOM writes them. Control characters are dropped.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's remarks on values that we clean here
-            value = header.get(keyword)
-            return _UNWRITABLE.sub("", _joined(value)).strip()
-    except Exception:  # a stranger's bytes: decoding a value can raise anything
-        return ""
-
-
-def _joined(value: object) -> str:
-    if value is None or isinstance(value, Sequence):
-        return ""
-    if isinstance(value, bytes):  # a text attribute written as UN or OB
-        return value.decode("utf-8", errors="replace")
-    if isinstance(value, MultiValue | list):
-        return "\\".join(str(one) for one in value)
-    return str(value)
 
 
 def _clean_date(value: str) -> str:

@@ -9,12 +9,12 @@ from db.jobs import Claim
 from db.session import transaction
 from db.studies import Preparation
 from db.tables import Instance, StudyState
+from hilum.eligibility import RADIOGRAPHS
 from hilum.errors import Undecodable
 from hilum.queue import CLASSIFY, PREPARE, REPORT, app
 from hilum.settings import settings
 from hilum.store import PREPARED, Store
 from worker.decoder import Decoder
-from worker.eligibility import RADIOGRAPHS
 from worker.work import Bell, work_on
 
 

@@ -29,9 +29,10 @@ from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
 from hilum import __version__
+from hilum.eligibility import RADIOGRAPHS
+from hilum.header import text
 from hilum.uids import derived_uid
-from worker.eligibility import RADIOGRAPHS
-from worker.instance import new_instance, text
+from worker.instance import new_instance
 from worker.results import FINDING_CODES, LOCAL_SCHEME, NetworkName, Predecessor, ReadImage, StudyResult
 
 DISCLAIMER = "AI result, not for diagnosis; not a medical device."

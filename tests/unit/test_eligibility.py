@@ -12,8 +12,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from hilum.eligibility import Reason, View, view_of, why_not_assessed
 from tests.unit.images import radiograph
-from worker.eligibility import Reason, View, view_of, why_not_assessed
 
 
 def code(value: str, meaning: str = "") -> list[Dataset]:

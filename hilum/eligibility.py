@@ -15,7 +15,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForProcessing,
 )
 
-from worker.instance import text
+from hilum.header import text
 
 RADIOGRAPHS = frozenset(
     {
