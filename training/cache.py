@@ -29,12 +29,14 @@ from hilum.kernel import fsync
 from hilum.radiograph import INPUT_SIZE, PREPROCESSING
 from training.decoder import Header, decoded
 
+_LAYOUT = 2  # of a pack's CSV file
 _PACK = 1024  # images that are decoded before they are kept: the most that a kill costs
 _SEEN = "seen"
 _ODD_NAMES = "surrogateescape"  # of files, that are not UTF-8
 _TRIES = 5
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LEFT_ASIDE_S = 86_400
+_UNUSED_S = 90 * 86_400
 
 
 class CacheFull(HilumError):
@@ -70,11 +72,20 @@ class Cache:
     """Network inputs in a folder, which is made; it holds patients' images and is for its owner only."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / PREPROCESSING
+        self._folder = folder / f"{PREPROCESSING}-{_LAYOUT}"
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for aside in self._folder.glob("*.aside"):
-            if aside.stat().st_mtime < time.time() - _LEFT_ASIDE_S:
-                aside.unlink(missing_ok=True)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what crashes left, and the packs that nobody has asked for in a quarter of a year."""
+        for file in self._folder.iterdir():
+            is_half = file.suffix == ".aside" or (
+                file.suffix == ".npy" and not file.with_suffix(".csv").exists()
+            )
+            kept_s = _LEFT_ASIDE_S if is_half else _UNUSED_S
+            with suppress(FileNotFoundError):  # another run sweeps too
+                if file.stat().st_mtime < time.time() - kept_s:
+                    file.unlink()
 
     def read(self, files: Sequence[Path]) -> Found:
         """Return the network inputs of DICOM, JPEG and PNG files, in their order.
@@ -131,6 +142,8 @@ class Cache:
         packs = {name: self._pixels(name) for name in {place.pack for place in found}}
         name = self._write(headers, (packs[place.pack][place.row] for place in found))
         self._drop(within=set(digests))
+        for suffix in (".npy", ".csv"):
+            os.utime(self._folder / f"{name}{suffix}")  # it is in use
         return Found(headers, self._pixels(name))
 
     def _pixels(self, name: str) -> NDArray[np.uint8]:

@@ -26,9 +26,17 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
+from hilum.eligibility import why_not_assessed
 from hilum.errors import HilumError, MachineAtFault, Undecodable
 from hilum.kernel import dying_with
-from hilum.radiograph import INPUT_SIZE, network_input, picture, to_display, without_blank_borders
+from hilum.radiograph import (
+    INPUT_SIZE,
+    looks_like_a_frontal_chest,
+    network_input,
+    picture,
+    to_display,
+    without_blank_borders,
+)
 
 LONGEST_S = 120.0
 """An image that takes longer is given up."""
@@ -53,6 +61,8 @@ class Header(NamedTuple):
     """M or F."""
     age_years: str = ""
     """A decimal number."""
+    not_assessed_because: str = ""
+    """Why Hilum would not assess such an image at work; empty when it would."""
 
 
 class Decoder:
@@ -244,10 +254,13 @@ def read(content: bytes) -> tuple[Header, NDArray[np.uint8]]:
     It comes through `hilum.radiograph`, as at work. Raises what `to_display` does, and what pydicom may.
     """
     sha256 = hashlib.sha256(content).hexdigest()
-    if content[_DICOM] != b"DICM":
-        return Header(sha256), network_input(without_blank_borders(picture(io.BytesIO(content))))
-    ds = dcmread(io.BytesIO(content))
-    return _header(ds, sha256), network_input(to_display(ds))
+    if content[_DICOM] == b"DICM":
+        ds = dcmread(io.BytesIO(content))
+        header, display = _header(ds, sha256), to_display(ds)
+    else:
+        header, display = Header(sha256), without_blank_borders(picture(io.BytesIO(content)))
+    because = header.not_assessed_because or looks_like_a_frontal_chest(display) or ""
+    return header._replace(not_assessed_because=because), network_input(display)
 
 
 def _header(ds: Dataset, sha256: str) -> Header:
@@ -258,6 +271,7 @@ def _header(ds: Dataset, sha256: str) -> Header:
         view=view if view in ("PA", "AP") else "",
         sex=sex if sex in ("M", "F") else "",
         age_years=_age_years(ds),
+        not_assessed_because=str(why_not_assessed(ds) or ""),
     )
 
 

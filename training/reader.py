@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,7 @@ def collect(where: Path | None, *, manifest: Path | None = None, cache: Path | N
     _refuse(problems + _unreadable(entries, found))
     if not entries:
         raise UnusableData(f"{where or 'the database'} holds no labelled images: {_WANTED}")
+    _warn_of_strangers(found.headers)
     folders = None if where is None or manifest or (where / MANIFEST).exists() else where
     return Collection(_images(entries, found), [entry.name for entry in entries], folders)
 
@@ -99,13 +101,22 @@ def collect(where: Path | None, *, manifest: Path | None = None, cache: Path | N
 def default_cache(where: Path | None) -> Path:
     """Return the cache's folder: beside the images, where who may see them is settled.
 
-    In the user's own cache when that cannot be written to; in the data folder for the database.
+    In the user's own cache when that cannot be written to, or is another user's; in the data folder for
+    the database.
     """
     if where is None:
         return settings().data_dir / "training-cache"
-    if os.access(where, os.W_OK):
-        return where / ".hilum-cache"
+    beside = where / ".hilum-cache"
+    if os.access(beside if beside.exists() else where, os.W_OK) and _is_ours(beside):
+        return beside
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hilum"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether all there is in it is this user's: what another one decodes is theirs alone."""
+    return not folder.exists() or all(
+        each.stat().st_uid == os.geteuid() for each in (folder, *folder.iterdir())
+    )
 
 
 def _listed(where: Path | None, manifest: Path | None) -> Listed:
@@ -248,6 +259,19 @@ def _unreadable(entries: Sequence[Entry], found: Found) -> list[str]:
         for entry, header in zip(entries, found.headers, strict=True)
         if entry.sha256 not in ("", header.sha256)
     ]
+
+
+def _warn_of_strangers(headers: Sequence[Header]) -> None:
+    """Of what a network may learn here and would never be asked at work: laterals, children, raw data."""
+    reasons = Counter(header.not_assessed_because for header in headers if header.not_assessed_because)
+    if reasons:
+        log.warning(
+            "%d of %d images would not be assessed at work, and are taken here all the same: %s. Take them "
+            "out of the collection, unless they are meant.",
+            reasons.total(),
+            len(headers),
+            "; ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common()),
+        )
 
 
 def _refuse(problems: Sequence[str]) -> None:

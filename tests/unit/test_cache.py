@@ -125,13 +125,26 @@ def test_a_killed_run_leaves_what_was_kept_and_nothing_broken(files: list[Path],
     np.testing.assert_array_equal(found.pixels, [expected(file) for file in files])
 
 
-def test_what_crashes_left_aside_is_swept_after_a_day(tmp_path: Path) -> None:
-    old, new = (Cache(tmp_path)._folder / f"{name}.aside" for name in ("old", "new"))
-    for aside in (old, new):
-        aside.touch()
-    os.utime(old, (1_000_000_000, 1_000_000_000))
+def test_what_crashes_left_is_swept_after_a_day(tmp_path: Path) -> None:
+    folder = Cache(tmp_path)._folder
+    left, new = [folder / "old.aside", folder / "orphan.npy"], [folder / "new.aside", folder / "new.npy"]
+    for file in left + new:
+        file.touch()
+    for file in left:
+        os.utime(file, (1_000_000_000, 1_000_000_000))
     Cache(tmp_path)
-    assert (old.exists(), new.exists()) == (False, True)
+    assert sorted(folder.iterdir()) == sorted(new)
+
+
+def test_images_that_nobody_asks_for_are_forgotten_in_time(files: list[Path], tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    for days, left in ((80, 2), (80, 2), (100, 0)):  # each use counts anew
+        cache.read(files)
+        packs = list(cache._folder.glob("*.*"))
+        for pack in packs:
+            os.utime(pack, (pack.stat().st_mtime - days * 86_400,) * 2)
+        Cache(tmp_path / "cache")
+        assert len(list(cache._folder.glob("*.*"))) == left
 
 
 def test_two_runs_at_once_do_no_harm(files: list[Path], tmp_path: Path) -> None:
@@ -184,7 +197,7 @@ def test_an_image_that_takes_too_long_is_given_up(
 def test_a_dicom_file_says_whose_it_is(tmp_path: Path, one_decoder: Decoder) -> None:
     ds = radiograph(PatientID="A1", PatientSex="F", ViewPosition="AP", PatientAge="061Y")
     header, pixels = one_decoder.decode(save(ds, tmp_path / "a.dcm"))
-    assert header[1:] == ("A1", "AP", "F", "61")
+    assert header[1:] == ("A1", "AP", "F", "61", "")
     assert pixels.shape == (224, 224)
 
 
