@@ -2,18 +2,24 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn, track
 
 from training.recipe import Recipe
 
 HISTORY, CURVES = "history.json", "learning-curves.png"
+
+
+def shown(seeds: Sequence[int], doing: str, *, quiet: bool) -> Iterable[int]:
+    """Yield what is given, and in a terminal show a bar meanwhile."""
+    console = Console(quiet=quiet)
+    return track(seeds, doing, console=console, transient=True, disable=not console.is_terminal)
 
 
 class Bar:

@@ -138,19 +138,21 @@ def phantom_parts(recipe: Recipe, phantoms: Images) -> list[str]:
     return [data.PARTS[int(place)] for place in np.searchsorted(ends, seeds, side="right")]
 
 
-def gather(recipe: Recipe, images: Path | None, manifest: Path | None) -> Images:
-    """Return the recipe's phantoms, and the radiographs (see `training.reader.read`) if it asks for any."""
-    drawn = data.phantoms(range(recipe.training_phantoms + 2 * recipe.held_out_phantoms))
-    if not recipe.needs_radiographs:
-        return drawn
-    return data.together([reader.read(images, manifest=manifest), drawn])
+def gather(recipe: Recipe, images: Path | None, manifest: Path | None, *, quiet: bool = False) -> Images:
+    """Return the recipe's phantoms, after the radiographs (see `training.reader.read`) if it asks for any.
+
+    These are read first: what is wrong with them is told at once.
+    """
+    read = [reader.read(images, manifest=manifest)] if recipe.needs_radiographs else []
+    seeds = range(recipe.training_phantoms + 2 * recipe.held_out_phantoms)
+    return data.together([*read, data.phantoms(progress.shown(seeds, "drawing phantoms", quiet=quiet))])
 
 
 def gather_in_turn(recipe: Recipe, images: Path | None, manifest: Path | None, crew: Alone) -> Images:
     """Return what `gather` does; the first process decodes, and the others find what it has kept."""
     if crew.rank > 0:
         crew.wait()
-    everything = gather(recipe, images, manifest)
+    everything = gather(recipe, images, manifest, quiet=crew.rank > 0)
     if crew.rank == 0:
         crew.wait()
     return everything

@@ -18,6 +18,7 @@ from hilum.network import WEIGHTS, add_file, load_artefact, load_network, shippe
 from tests.unit import recipes
 from training import data
 from training.data import Images
+from training.reader import UnusableData
 from training.recipe import Recipe, RecipeError
 
 if TYPE_CHECKING:
@@ -60,6 +61,14 @@ def kept(out: Path) -> Kept:
 def assert_same(one: Any, other: Any) -> None:
     """Whether two states are the same, to the last bit of every tensor."""
     torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_what_is_wrong_with_radiographs_is_told_before_phantoms_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "phantoms", lambda _: pytest.fail("phantoms were drawn"))
+    with pytest.raises(UnusableData):
+        training.gather(recipes.tiny(phantom_share=0.5), tmp_path, None)
 
 
 @pytest.fixture(scope="module")
