@@ -49,7 +49,7 @@ def manifest_lines(folder: Path) -> dict[Path, dict[str, str]]:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return {}
-    with manifest.open(newline="", encoding="utf-8") as lines:
+    with manifest.open(newline="", encoding="utf-8-sig") as lines:  # a spreadsheet may write a BOM
         return {folder / line["file"]: line for line in csv.DictReader(lines) if line.get("file")}
 
 

@@ -49,8 +49,10 @@ def test_a_picture_is_pa_and_of_an_unknown_person_unless_told(picture: Path) -> 
     assert "PatientAge" not in ds
 
 
-def test_a_manifest_beside_the_pictures_tells_of_them(picture: Path, tmp_path: Path) -> None:
-    (tmp_path / "manifest.csv").write_text("file,patient_id,view,sex,age\nthorax.png,p-7,AP,f,9.0\n")
+@pytest.mark.parametrize("begin", ["", "\ufeff"])  # as spreadsheets do
+def test_a_manifest_beside_the_pictures_tells_of_them(picture: Path, tmp_path: Path, begin: str) -> None:
+    lines = f"{begin}file,patient_id,view,sex,age\nthorax.png,p-7,AP,f,9.0\n"
+    (tmp_path / "manifest.csv").write_text(lines, encoding="utf-8")
     ds = wrap(picture, manifest_lines(tmp_path)[picture])
     assert (ds.ViewPosition, ds.PatientID, ds.PatientSex, ds.PatientAge) == ("AP", "p-7", "F", "009Y")
 
