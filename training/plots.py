@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,6 +20,7 @@ Probabilities = NDArray[np.float64]
 _COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#0072B2", "#56B4E9", "#D55E00")
 _COLOUR_OF = dict(zip(LABELS, _COLOURS, strict=False)) | {"Abnormal": "#D55E00"}
 _GRAY, _INK = "#B4B2A9", "#2C2C2A"
+matplotlib.rcParams["text.parse_math"] = False  # a source may be called by its price: $10
 
 
 def png(figure: Figure) -> bytes:
