@@ -351,7 +351,7 @@ def save_artefact(
 
 def _write_network(folder: Path, network: "nn.Module", backbone: str) -> dict[str, Any]:
     """Write weights and graph; return what the manifest says of them."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from hilum import export
 
@@ -360,7 +360,7 @@ def _write_network(folder: Path, network: "nn.Module", backbone: str) -> dict[st
     trained = export.logits(copy)
     kept = {name: export.rounded(copy.state_dict()[name]) for name in _kept_names(copy)}
     copy.load_state_dict(kept, strict=False)
-    save_file(kept, folder / WEIGHTS)
+    _write(folder / WEIGHTS, save(kept))  # of a full disk safetensors does not tell in words
     (folder / GRAPH).write_bytes(export.graph(copy, folder / WEIGHTS))
     return {
         "features": export.features_shape(copy),

@@ -25,6 +25,7 @@ from training.train import (
     check_parts,
     check_writable,
     gather_in_turn,
+    in_words,
     learnt_before,
     phantom_parts,
     run,
@@ -59,7 +60,7 @@ def cross_validate(
     (`training.evaluate.report`), and the mean temperature.
     """
     recipe = recipes.read(recipe_file)
-    with assembled(recipe) as crew:
+    with in_words(out), assembled(recipe) as crew:
         check_writable(out)
         everything = gather_in_turn(recipe, images, manifest, crew)
         if learnt_before(recipe, everything).any():

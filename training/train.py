@@ -4,9 +4,13 @@ Reads from top to bottom: images, network, one loop, what is published. Run agai
 goes on where it was stopped, and ends with the same weights as if it had not been.
 """
 
+import errno
+import logging
 import math
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +33,8 @@ from training.losses import Loss, loss_of
 from training.recipe import Recipe, Stage
 from training.unseen import NothingUnseen, unseen
 
+log = logging.getLogger(__name__)
+
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -49,20 +55,62 @@ def train(
     `images` and `manifest` are what `training.reader.read` takes; a recipe of phantoms alone needs none.
     `cross_validation` is a file that `training.folds` wrote: its figures become part of the artefact. `out`
     also keeps the split, the checkpoint, `history.json` and its figure. The test part is looked at once, when
-    all is decided.
+    all is decided; an artefact that is there already stays as it is.
     """
-    from training.publish import publish
+    from training.publish import notes_of, publish, read_cross_validation
 
-    recipe = recipes.read(recipe_file)
-    with assembled(recipe) as crew:
+    recipe, artefact = recipes.read(recipe_file), out / "artefact"
+    if cross_validation:
+        read_cross_validation(cross_validation, recipe)
+    with in_words(out), assembled(recipe) as crew:
         check_writable(out)
         learner = begin(recipe)
         everything, parts = prepare(recipe, images, manifest, out, crew)
-        run(recipe, learner, everything, parts, out, crew)
-        if crew.rank == 0:
-            publish(recipe, learner.network, everything, parts, out / "artefact", cross_validation)
+        if not is_finished(artefact, Training(recipe, everything, parts)):
+            run(recipe, learner, everything, parts, out, crew)
+            if crew.rank == 0:
+                aside = empty(out / "artefact.new")
+                publish(
+                    recipe, learner.network, everything, parts, aside, cross_validation, notes_of(recipe_file)
+                )
+                aside.rename(artefact)
         crew.wait()
-    return out / "artefact"
+    return artefact
+
+
+@contextmanager
+def in_words(out: Path) -> Iterator[None]:
+    """Raise CannotTrain, which says what to do, when within it room or memory runs out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CannotTrain(
+            f"{out}: {error.strerror}: make room and give the same command again; what was kept is used"
+        ) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise CannotTrain(
+            "the memory does not suffice: end other programs, or lower batch_size or size_px in the recipe"
+        ) from error
+
+
+def is_finished(artefact: Path, training: Training) -> bool:
+    """Tell whether there is an artefact already; CheckpointError when it is of another training."""
+    if not artefact.exists():
+        return False
+    manifest = load_artefact(artefact).manifest
+    training.require(artefact, {"data": manifest["data"]["digest"], "recipe": manifest["recipe"]})
+    log.warning("%s is finished and stays as it is: remove it to have it made anew", artefact)
+    return True
+
+
+def empty(folder: Path) -> Path:
+    """Return a folder that is new, whatever an earlier try left there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    return folder
 
 
 def check_writable(folder: Path) -> None:

@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 from hilum.engine import choose_engine  # noqa: E402 - they need torch
 from hilum.network import load_artefact  # noqa: E402
 from training.folds import cross_validate, fold_parts, folds  # noqa: E402
-from training.train import phantom_parts, run  # noqa: E402
+from training.train import phantom_parts, run, train  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 RUN = """
 import sys
 from pathlib import Path
+import torch
 from training import recipe, train
 from training.crew import assembled
 from training.learner import begin
@@ -39,7 +40,9 @@ out = Path(sys.argv[2])
 ours = recipe.read(Path(sys.argv[1]))
 with assembled(ours) as crew:
     images, parts = train.prepare(ours, None, None, out, crew)
-    train.run(ours, begin(ours), images, parts, out, crew)
+    learner = begin(ours)
+    train.run(ours, learner, images, parts, out, crew)
+    torch.save(learner.network.state_dict(), out / f"rank-{crew.rank}.pt")
 """
 
 
@@ -98,10 +101,15 @@ def test_a_training_that_was_stopped_by_ctrl_c_goes_on_to_an_artefact_that_reads
     assert artefact.manifest["metrics"]["phantoms"]["images"] == 8
     assert "phantom" in (out / "artefact" / "MODEL_CARD.md").read_text()
     assert choose_engine(artefact, "cpu").read(data.phantoms([7]).pixels).probabilities.shape == (1, 4)
+    assert not (out / "artefact.new").exists()
+
+    assert train(file, out) == out / "artefact"  # once more
+    assert load_artefact(out / "artefact").digest == artefact.digest
 
 
 def test_two_processes_train_the_network_that_one_trains(tmp_path: Path) -> None:
-    tiny, script = recipes.write(tmp_path / "tiny.toml", recipes.tiny()), tmp_path / "run.py"
+    unsettled = recipes.tiny(settling_images=0)
+    tiny, script = recipes.write(tmp_path / "tiny.toml", unsettled), tmp_path / "run.py"
     script.write_text(RUN)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -114,10 +122,12 @@ def test_two_processes_train_the_network_that_one_trains(tmp_path: Path) -> None
         said.append([line for line in told.splitlines() if line.startswith("epoch")])
     assert [len(lines) for lines in said] == [3, 3]
     one, two = (kept(tmp_path / name)["parts"][0] for name in ("one", "two"))
-    batch_statistics = ("running_mean", "running_var", "num_batches_tracked")  # each process has its own
+    batch_statistics = ("running_mean", "running_var", "num_batches_tracked")  # of half as many batches each
     for name, value in one.items():
         if not name.endswith(batch_statistics):
             torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
+    first, second = (torch.load(tmp_path / "two" / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
 @pytest.fixture
@@ -150,11 +160,11 @@ def test_a_cross_validation_that_was_killed_goes_on(tmp_path: Path, monkeypatch:
     def run_or_die(recipe: Recipe, *more: Any) -> None:
         begun.append(more[3].name)
         if len(begun) == 2:
-            raise MemoryError
+            raise KeyboardInterrupt
         run(recipe, *more)
 
     monkeypatch.setattr("training.folds.run", run_or_die)
-    with pytest.raises(MemoryError):
+    with pytest.raises(KeyboardInterrupt):
         cross_validate(tiny, out, 2)
     said = json.loads(cross_validate(tiny, out, 2).read_text())
     assert begun == ["fold-1", "fold-2", "fold-2"]

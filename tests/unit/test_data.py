@@ -40,6 +40,14 @@ def test_images_are_chosen_by_a_mask_or_in_an_order(some: Images) -> None:
     np.testing.assert_array_equal(turned.pixels, some.pixels[[2, 0]])
 
 
+def test_what_is_known_of_images_is_had_without_their_pixels(some: Images) -> None:
+    chosen = np.arange(len(some)) % 2 == 1
+    known, whole = some.known_of(chosen), some.where(chosen)
+    assert known.pixels.size == 0
+    assert len(known) == len(known.pixels) == len(whole)
+    np.testing.assert_array_equal(known.digests, whole.digests)
+
+
 def test_images_are_put_together_in_order(some: Images) -> None:
     both = data.together([some.where(np.array([1])), some])
     assert both.patients.tolist() == ["phantom-4", "phantom-3", "phantom-4", "phantom-5"]

@@ -1,5 +1,6 @@
 """The loop: what it refuses, keeps, resumes and learns."""
 
+import errno
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tests.unit import recipes
 from training import data
 from training.data import Images
 from training.reader import UnusableData
-from training.recipe import Recipe, RecipeError
+from training.recipe import Recipe, RecipeError, find, read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,15 +31,16 @@ torch.set_num_threads(1)  # two threads wait for each other where other tests ru
 from training import progress  # noqa: E402 - they need torch
 from training import train as training  # noqa: E402
 from training.batches import batch  # noqa: E402
-from training.checkpoint import CheckpointError  # noqa: E402
+from training.checkpoint import CheckpointError, Training  # noqa: E402
 from training.crew import Alone  # noqa: E402
-from training.learner import DEVICE, Cosine, begin, settle  # noqa: E402
+from training.learner import DEVICE, Cosine, Learner, begin, settle  # noqa: E402
 from training.losses import loss_of  # noqa: E402
 from training.teacher import TEACHERS  # noqa: E402
 from training.train import CannotTrain, check_parts, check_writable, prepare, run  # noqa: E402
 from training.unseen import LEARNT  # noqa: E402
 
 Kept = dict[str, Any]
+PLATEAU = {"kind": "plateau", "patience": 0, "factor": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +196,7 @@ def test_a_training_that_leads_to_no_numbers_is_ended(
 ) -> None:
     """With 16 images an epoch is one step: what it did is seen at the validation alone."""
     wild = {"kind": "adamw", "learning_rate": 1e30, "weight_decay": 0.0}
-    plateau = {"kind": "plateau", "patience": 1, "factor": 0.1}
-    wilder = recipes.tiny(optimizer=wild, schedule=plateau, images_per_epoch=images)
+    wilder = recipes.tiny(optimizer=wild, schedule=PLATEAU, images_per_epoch=images)
     with pytest.raises(CannotTrain, match=rf"the ({what}) became .* lower the recipe's learning_rate"):
         trained(wilder, everything, tmp_path)
 
@@ -223,8 +224,7 @@ def test_training_ends_when_the_validation_loss_no_longer_falls(everything: Imag
 def test_the_rate_falls_when_the_validation_loss_does_not(everything: Images, tmp_path: Path) -> None:
     still = {"kind": "adam", "learning_rate": 1e-6, "weight_decay": 0.0}
     stages = [{"epochs": 5, "size_px": 32, "validation_size_px": 32}]
-    plateau = {"kind": "plateau", "patience": 0, "factor": 0.1}
-    stuck = recipes.tiny(optimizer=still, schedule=plateau, settling_images=0, stages=stages)
+    stuck = recipes.tiny(optimizer=still, schedule=PLATEAU, settling_images=0, stages=stages)
     rates = [entry["learning_rate"] for entry in trained(stuck, everything, tmp_path)["plain"][4]]
     assert rates[0] == 1e-6
     assert rates[-1] < rates[0]
@@ -314,6 +314,49 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
         check_writable(tmp_path / "file" / "run")
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "make room and give the same command again"),
+        (MemoryError(), "lower batch_size"),
+    ],
+)
+def test_what_runs_out_is_told_in_words(error: Exception, said: str, tmp_path: Path) -> None:
+    with pytest.raises(CannotTrain, match=said), training.in_words(tmp_path):
+        raise error
+    with pytest.raises(PermissionError), training.in_words(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_an_artefact_that_could_not_be_finished_leaves_nothing_that_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(*given: Any) -> None:
+        (given[4] / "weights.safetensors").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("training.publish.publish", fill_the_disk)
+    monkeypatch.setattr(training, "run", lambda *_: None)
+    tiny = recipes.write(tmp_path / "tiny.toml", recipes.tiny())
+    for _ in range(2):
+        with pytest.raises(CannotTrain, match="make room"):
+            training.train(tiny, tmp_path / "run")
+        assert not (tmp_path / "run" / "artefact").exists()
+
+
+def test_a_finished_network_stays_as_it_is_and_is_of_this_training(
+    everything: Images, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = load_artefact(shipped()).manifest
+    ours = Training(recipes.tiny(), everything, np.full(32, "train"))
+    assert not training.is_finished(tmp_path / "artefact", ours)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        training.is_finished(shipped(), ours)
+    ours.described = {"data": manifest["data"]["digest"], "recipe": manifest["recipe"]}
+    assert training.is_finished(shipped(), ours)
+    assert "is finished and stays as it is" in caplog.text
+
+
 def test_a_split_is_written_once_and_a_leak_planted_in_it_is_refused(tmp_path: Path) -> None:
     small, alone = recipes.tiny(training_phantoms=8, held_out_phantoms=4), Alone()
     parts = prepare(small, None, None, tmp_path, alone)[1]
@@ -373,6 +416,56 @@ def test_weights_that_have_learnt_from_everybody_are_refused(champion: Path, eve
     again = recipes.tiny(weights=str(champion))
     with pytest.raises(CannotTrain, match="learnt from all these patients"):
         training.learnt_before(again, everything.where(np.arange(8)))
+
+
+def test_a_stopped_training_goes_on_with_its_plateau_and_a_new_head_too(
+    everything: Images, tmp_path: Path, signalled: Callable[..., None]
+) -> None:
+    refit = {"kind": "refit", "epochs": 2, "learning_rate": 1e-3, "weight_decay": 1.0}
+    other = recipes.tiny(schedule=PLATEAU, head=refit)
+    parts = np.array(training.phantom_parts(other, everything))
+    signalled(signal.SIGINT, 5)
+    made = []
+    for out in ("stopped", "whole"):
+        (tmp_path / out).mkdir()
+        if out == "stopped":
+            with pytest.raises(Interrupted):
+                run(other, begin(other), everything, parts, tmp_path / out, Alone())
+        learner = begin(other)
+        run(other, learner, everything, parts, tmp_path / out, Alone())
+        made.append((learner.network.state_dict(), learner.optimizer.state_dict(), learner.history))
+    assert_same(*made)
+
+
+def step(recipe: Recipe, learner: Learner, everything: Images) -> tuple[float, float]:
+    """Take a step on two images at a recipe's first size; return both losses."""
+    gray, targets = batch(recipe, everything, np.arange(2), DEVICE)
+    losses = training._backward(recipe, learner, gray, targets, recipe.stages[0], loss_of(recipe.loss))
+    learner.optimizer.step()
+    return float(losses[0]), float(losses[1])
+
+
+def test_the_founding_recipe_takes_a_step(everything: Images) -> None:
+    founding = read(find("founding"))
+    label_loss, teacher_loss = step(founding, begin(founding), everything)
+    assert 0 < label_loss < 10
+    assert teacher_loss == 0
+
+
+def test_a_network_is_taught_and_its_teacher_stays_as_it_is(everything: Images) -> None:
+    if not _is_installed("efficientnet_lite_pytorch"):
+        pytest.skip("the teacher is not installed")
+    stages = [{"epochs": 1, "size_px": 64, "validation_size_px": 64}]
+    teaching = {"teacher": "efficientnet-lite0", "teacher_weight": 6.0}
+    taught = recipes.tiny(backbone="resnet50", stages=stages, **teaching)
+    learner = begin(taught)
+    predicting = [value.detach().clone() for value in learner.teacher.parameters()]
+    teacher = cast("Any", learner.teacher)._net[0]
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    for _ in range(2):
+        assert 0 < step(taught, learner, everything)[1] < 1
+    assert all((new != old).any() for new, old in zip(learner.teacher.parameters(), predicting, strict=True))
+    assert_same(dict(teacher.state_dict()), before)
 
 
 @pytest.mark.parametrize("backbone", ["vit_b_16", "resnet18", "densenet121"])
