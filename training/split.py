@@ -162,8 +162,11 @@ def read(file: Path, images: Images) -> NDArray[np.str_]:
 
 
 def _columns(file: Path) -> tuple[NDArray[np.str_], ...]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        head, *rows = [*csv.reader(line for line in lines if not line.startswith(_HEAD))] or [[]]
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            head, *rows = [*csv.reader(line for line in lines if not line.startswith(_HEAD))] or [[]]
+    except (UnicodeDecodeError, csv.Error):
+        head, rows = [], []
     if tuple(head) != _COLUMNS or not rows or any(len(row) != len(_COLUMNS) for row in rows):
         raise WrongSplit(f"{file} is no split as `hilum train` writes it: remove it, and a new one is made")
     return tuple(np.array(rows, np.str_).T)

@@ -146,9 +146,11 @@ def test_the_split_of_other_images_is_refused(tmp_path: Path) -> None:
         split.read(tmp_path / "split.csv", images_of(["a"], [0], ["unheard of"]))
 
 
-@pytest.mark.parametrize("text", ["patient_id,part\na,train\n", "", "# data digest\n"])
-def test_a_file_that_is_no_split_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "split.csv").write_text(text)
+@pytest.mark.parametrize(
+    "content", [b"patient_id,part\na,train\n", b"", b"# data digest\n", b"\xe4,part", b"a" * 200_000]
+)
+def test_a_file_that_is_no_split_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_bytes(content)
     with pytest.raises(WrongSplit, match="no split"):
         split.read(tmp_path / "split.csv", some_patients())
 
