@@ -265,7 +265,7 @@ class Finding(Base):
     ood: Mapped[float]
     """Out-of-distribution score, `hilum.strangeness.Strangeness.of`: beyond 1 the image is not assessed."""
     heat: Mapped[dict[str, Any]]
-    """{"rows": [[...]]}: the (7, 7) Grad-CAM of the label, in [0, 1]."""
+    """{"rows": [[...]]}: the (h, w) Grad-CAM of the label, in [0, 1]; none of a network that has no map."""
     created_at: Mapped[datetime] = mapped_column(server_default=now())
 
     __table_args__ = (UniqueConstraint("uid", "pixel_hash", "network_digest", "preprocessing"),)
