@@ -19,6 +19,7 @@ from training import data, evaluate
 from training import recipe as recipes
 from training.augment import resized
 from training.batches import Drawing, batch, seed
+from training.checkpoint import Training, write_safely
 from training.data import Images
 from training.folds import fold_parts, folds
 from training.learner import DEVICE
@@ -83,16 +84,27 @@ def answers(network: Lite0, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def fold(recipe: Recipe, images: Images, is_kept: NDArray[np.bool_], file: Path) -> NDArray[np.float64]:
-    """Return calibrated probabilities (N, 4) of the images kept; from the file, if it is there."""
+    """Return calibrated probabilities (N, 4) of the images kept; from the file, if it is there.
+
+    Raises CheckpointError when the file is of another recipe, other images or another fold.
+    """
+    parts = fold_parts(recipe, images, is_kept)
+    training = Training(recipe, images, parts)
     if not file.exists():
-        parts = fold_parts(recipe, images, is_kept)
         network = fine_tuned(recipe, images, parts == "train")
         validation = images.where(parts == "validation")
         temperature = evaluate.temperature(answers(network, validation.pixels), validation.labels)
         logits = answers(network, images.where(is_kept).pixels)
-        np.save(file, evaluate.softmax(logits / temperature))
-    probabilities: NDArray[np.float64] = np.load(file, allow_pickle=False)
-    return probabilities
+        said = {
+            "of": training.described,
+            "sha256": images.digests[is_kept].tolist(),
+            "probabilities": evaluate.softmax(logits / temperature).tolist(),
+        }
+        write_safely(file, json.dumps(said).encode())
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    training.require(file, kept["of"])
+    of = dict(zip(kept["sha256"], kept["probabilities"], strict=True))
+    return np.array([of[digest] for digest in images.digests[is_kept].tolist()])
 
 
 def main() -> None:
@@ -113,7 +125,7 @@ def main() -> None:
     )
     probabilities = np.zeros((len(images), len(LABELS)))
     for number in range(arguments.folds):
-        file = arguments.out / f"lite0-fold-{number + 1}.npy"
+        file = arguments.out / f"lite0-fold-{number + 1}.json"
         probabilities[fold_of == number] = fold(recipe, images, fold_of == number, file)
     print(json.dumps(evaluate.report(probabilities, images), indent=1))
 
