@@ -398,6 +398,9 @@ def train(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="what --folds wrote: goes into the network's card"),
     ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(file_okay=False, help="of decoded images; left out: beside the images")
+    ] = None,
 ) -> None:
     """Train a network by a recipe and evaluate it on patients it has not seen.
 
@@ -418,10 +421,17 @@ def train(
     if data is None and read(find(recipe)).needs_radiographs:
         _require_a_site()
     if folds:
-        made = cross_validate(find(recipe), out_dir, folds, images=data, manifest=manifest)
+        made = cross_validate(find(recipe), out_dir, folds, images=data, manifest=manifest, cache=cache)
         out.print(f"the figures: {escape(str(made))}")
     else:
-        made = train(find(recipe), out_dir, images=data, manifest=manifest, cross_validation=cross_validation)
+        made = train(
+            find(recipe),
+            out_dir,
+            images=data,
+            manifest=manifest,
+            cross_validation=cross_validation,
+            cache=cache,
+        )
         out.print(f"the network: {escape(str(made))}")
 
 

@@ -50,19 +50,25 @@ class Answers:
 
 
 def cross_validate(
-    recipe_file: Path, out: Path, count: int, *, images: Path | None = None, manifest: Path | None = None
+    recipe_file: Path,
+    out: Path,
+    count: int,
+    *,
+    images: Path | None = None,
+    manifest: Path | None = None,
+    cache: Path | None = None,
 ) -> Path:
     """Return `out`/cross-validation.json: the figures of a recipe, cross-validated over patients.
 
-    `images` and `manifest` are what `training.reader.read` takes. Each fold trains on the others, of which a
-    part is kept for its validation, and has a folder of its own; what a folder already holds is not done
-    again. The file has the figures of each fold and `pooled`, those of all answers together
+    `images`, `manifest` and `cache` are what `training.reader.read` takes. Each fold trains on the others, of
+    which a part is kept for its validation, and has a folder of its own; what a folder already holds is not
+    done again. The file has the figures of each fold and `pooled`, those of all answers together
     (`training.evaluate.report`), and the mean temperature.
     """
     recipe = recipes.read(recipe_file)
     with in_words(out), assembled(recipe) as crew:
         check_writable(out)
-        everything = gather_in_turn(recipe, images, manifest, crew)
+        everything = gather_in_turn(recipe, images, manifest, crew, cache=cache)
         if learnt_before(recipe, everything).any():
             raise CannotTrain(
                 f"{recipe.weights} has learnt from patients of the folds: begin with other weights"

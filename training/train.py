@@ -49,10 +49,11 @@ def train(
     images: Path | None = None,
     manifest: Path | None = None,
     cross_validation: Path | None = None,
+    cache: Path | None = None,
 ) -> Path:
     """Return the folder of a trained, calibrated and evaluated network: `out`/artefact.
 
-    `images` and `manifest` are what `training.reader.read` takes; a recipe of phantoms alone needs none.
+    `images`, `manifest` and `cache` are what `training.reader.read` takes; phantoms alone need none.
     `cross_validation` is a file that `training.folds` wrote: its figures become part of the artefact. `out`
     also keeps the split, the checkpoint, `history.json` and its figure. The test part is looked at once, when
     all is decided; an artefact that is there already stays as it is.
@@ -65,7 +66,7 @@ def train(
     with in_words(out), assembled(recipe) as crew:
         check_writable(out)
         learner = begin(recipe)
-        everything, parts = prepare(recipe, images, manifest, out, crew)
+        everything, parts = prepare(recipe, images, manifest, out, crew, cache=cache)
         if not is_finished(artefact, Training(recipe, everything, parts)):
             run(recipe, learner, everything, parts, out, crew)
             if crew.rank == 0:
@@ -124,7 +125,13 @@ def check_writable(folder: Path) -> None:
 
 
 def prepare(
-    recipe: Recipe, images: Path | None, manifest: Path | None, out: Path, crew: Alone
+    recipe: Recipe,
+    images: Path | None,
+    manifest: Path | None,
+    out: Path,
+    crew: Alone,
+    *,
+    cache: Path | None = None,
 ) -> tuple[Images, NDArray[np.str_]]:
     """Return all images, and the part of each: `out`/split.csv has it, and is written where it is missing.
 
@@ -135,7 +142,7 @@ def prepare(
     SplitLeaks, WrongSplit
         If the file was altered, is of other images, or has a patient in two parts.
     """
-    everything = gather_in_turn(recipe, images, manifest, crew)
+    everything = gather_in_turn(recipe, images, manifest, crew, cache=cache)
     parts = split_in(out, everything, lambda: _parts(recipe, everything), crew)
     check_parts(everything, parts, (everything.sources == data.PHANTOM) != recipe.needs_radiographs)
     return everything, parts
@@ -186,21 +193,35 @@ def phantom_parts(recipe: Recipe, phantoms: Images) -> list[str]:
     return [data.PARTS[int(place)] for place in np.searchsorted(ends, seeds, side="right")]
 
 
-def gather(recipe: Recipe, images: Path | None, manifest: Path | None, *, quiet: bool = False) -> Images:
+def gather(
+    recipe: Recipe,
+    images: Path | None,
+    manifest: Path | None,
+    *,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> Images:
     """Return the recipe's phantoms, after the radiographs (see `training.reader.read`) if it asks for any.
 
     These are read first: what is wrong with them is told at once.
     """
-    read = [reader.read(images, manifest=manifest)] if recipe.needs_radiographs else []
+    read = [reader.read(images, manifest=manifest, cache=cache)] if recipe.needs_radiographs else []
     seeds = range(recipe.training_phantoms + 2 * recipe.held_out_phantoms)
     return data.together([*read, data.phantoms(progress.shown(seeds, "drawing phantoms", quiet=quiet))])
 
 
-def gather_in_turn(recipe: Recipe, images: Path | None, manifest: Path | None, crew: Alone) -> Images:
+def gather_in_turn(
+    recipe: Recipe,
+    images: Path | None,
+    manifest: Path | None,
+    crew: Alone,
+    *,
+    cache: Path | None = None,
+) -> Images:
     """Return what `gather` does; the first process decodes, and the others find what it has kept."""
     if crew.rank > 0:
         crew.wait()
-    everything = gather(recipe, images, manifest, quiet=crew.rank > 0)
+    everything = gather(recipe, images, manifest, cache=cache, quiet=crew.rank > 0)
     if crew.rank == 0:
         crew.wait()
     return everything

@@ -11,6 +11,7 @@ from PIL import Image
 from hilum import phantom
 from hilum.network import LABELS
 from hilum.radiograph import network_input, to_display
+from tests.unit import recipes
 from tests.unit.images import radiograph, save
 from training import reader
 from training.reader import UnusableData
@@ -253,3 +254,11 @@ def test_images_that_would_not_be_assessed_at_work_are_told(
             assert len(reader.read(tmp_path, cache=tmp_path / ".hilum-cache")) == 3
         assert "2 of 3 images would not be assessed at work" in caplog.text
         assert "the view is lateral (1); the image is only 10 pixels wide or high (1)" in caplog.text
+
+
+def test_training_keeps_decoded_images_where_it_is_told(tmp_path: Path) -> None:
+    train = pytest.importorskip("training.train")
+    picture(tmp_path / "images" / "normal" / "a.png")
+    train.gather(recipes.tiny(phantom_share=0.5), tmp_path / "images", None, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").rglob("*.npy"))
+    assert not (tmp_path / "images" / ".hilum-cache").exists()
