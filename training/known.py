@@ -1,5 +1,6 @@
 """What a network knows, and so what is strange to it: fitted to a network that stays as it is."""
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -74,8 +75,8 @@ def refit(artefact: Artefact, images: Images, parts: NDArray[np.str_], out: Path
     """Return a copy of an artefact, in the folder `out`, to which is strange what these images tell.
 
     They may be others than those that it was trained with; what it has learnt from before is not forgotten.
-    Its weights and graphs stay. How many images are not assessed then, its figures and its card tell only
-    after `training.report.measure`.
+    Its weights and graphs stay; its version gets "+" and a digest, since it answers otherwise. How many images
+    are not assessed then, its figures and its card tell only after `training.report.measure`.
     """
     engine = choose_engine(artefact, "auto")
     training, validation, test = (images.where(parts == part) for part in ("train", "validation", "test"))
@@ -83,7 +84,9 @@ def refit(artefact: Artefact, images: Images, parts: NDArray[np.str_], out: Path
     measured = rates(strangeness, test, pooled_by(engine))
     shutil.copytree(artefact.folder, out, dirs_exist_ok=True)
     copied = replace(artefact, folder=out)
-    fitted = add_file(copied, STRANGENESS, strangeness.content(), {"strangeness": measured})
+    content = strangeness.content()
+    version = f"{artefact.version.partition('+')[0]}+{hashlib.sha256(content).hexdigest()[:8]}"
+    fitted = add_file(copied, STRANGENESS, content, {"strangeness": measured, "version": version})
     return remembering(fitted, images, parts, artefact)
 
 

@@ -1,5 +1,6 @@
 """What is strange: fitted to features that are simply counted out of pixels, and to a small network."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def test_an_artefact_is_fitted_anew_and_keeps_its_weights(
     known_by_it = everything.digests[some & (parts != "test") & (everything.sources != data.PHANTOM)]
     assert (after.folder / LEARNT).read_text().split() == sorted(["0123", *known_by_it.tolist()])
     assert after.digest != before.digest
+    assert re.fullmatch(rf"{re.escape(before.version)}\+[0-9a-f]{{8}}", after.version)
     assert load_artefact(before.folder).digest == before.digest
     scores = choose_engine(after, "cpu").read(everything.where(some & (parts == "validation")).pixels).ood
     assert np.count_nonzero(scores > LIMIT) <= 2  # one of each source
