@@ -357,6 +357,23 @@ def test_a_finished_network_stays_as_it_is_and_is_of_this_training(
     assert "is finished and stays as it is" in caplog.text
 
 
+@pytest.mark.parametrize(("rank", "order"), [(0, ["gather", "wait"]), (1, ["wait", "gather"])])
+def test_the_first_process_decodes_before_the_others(
+    rank: int, order: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class Member(Alone):
+        def wait(self) -> None:
+            done.append("wait")
+
+    crew = Member()
+    crew.rank = rank
+    monkeypatch.setattr(training, "gather", lambda *_, **__: done.append("gather"))
+    training.gather_in_turn(recipes.tiny(), None, None, crew)
+    assert done == order
+
+
 def test_a_split_is_written_once_and_a_leak_planted_in_it_is_refused(tmp_path: Path) -> None:
     small, alone = recipes.tiny(training_phantoms=8, held_out_phantoms=4), Alone()
     parts = prepare(small, None, None, tmp_path, alone)[1]
