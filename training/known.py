@@ -75,8 +75,8 @@ def refit(artefact: Artefact, images: Images, parts: NDArray[np.str_], out: Path
     """Return a copy of an artefact, in the folder `out`, to which is strange what these images tell.
 
     They may be others than those that it was trained with; what it has learnt from before is not forgotten.
-    Its weights and graphs stay; its version gets "+" and a digest, since it answers otherwise. How many images
-    are not assessed then, its figures and its card tell only after `training.report.measure`.
+    Its weights and graphs stay; its version gets "+" and a digest, since it answers otherwise. How many
+    images are not assessed then, its figures and its card tell only after `training.report.measure`.
     """
     engine = choose_engine(artefact, "auto")
     training, validation, test = (images.where(parts == part) for part in ("train", "validation", "test"))
