@@ -437,8 +437,9 @@ def test_weights_that_have_learnt_from_everybody_are_refused(champion: Path, eve
 
 
 def test_a_stopped_training_goes_on_with_its_plateau_and_a_new_head_too(
-    everything: Images, tmp_path: Path, signalled: Callable[..., None]
+    tmp_path: Path, signalled: Callable[..., None]
 ) -> None:
+    everything = data.phantoms(range(32))
     refit = {"kind": "refit", "epochs": 2, "learning_rate": 1e-3, "weight_decay": 1.0}
     other = recipes.tiny(schedule=PLATEAU, head=refit)
     parts = np.array(training.phantom_parts(other, everything))
