@@ -410,8 +410,8 @@ def test_training_begins_with_the_weights_of_an_artefact(champion: Path) -> None
 def test_whom_the_first_weights_have_learnt_from_tests_nobody(
     what: str, champion: Path, everything: Images
 ) -> None:
-    images = replace(everything, sources=np.full(32, "somewhere"))
-    images.patients[:] = [f"patient-{index % 16}" for index in range(32)]  # 8 of them are known by one image
+    patients = np.array([f"patient-{index % 16}" for index in range(32)])  # 8 of them are known by one image
+    images = replace(everything, sources=np.full(32, "somewhere"), patients=patients)
     again = recipes.tiny(weights=str(champion / what), phantom_share=0.5)
     known = training.learnt_before(again, images)
     assert sorted(np.unique(images.patients[known])) == sorted(f"patient-{index}" for index in range(8))
@@ -437,9 +437,8 @@ def test_weights_that_have_learnt_from_everybody_are_refused(champion: Path, eve
 
 
 def test_a_stopped_training_goes_on_with_its_plateau_and_a_new_head_too(
-    tmp_path: Path, signalled: Callable[..., None]
+    everything: Images, tmp_path: Path, signalled: Callable[..., None]
 ) -> None:
-    everything = data.phantoms(range(32))
     refit = {"kind": "refit", "epochs": 2, "learning_rate": 1e-3, "weight_decay": 1.0}
     other = recipes.tiny(schedule=PLATEAU, head=refit)
     parts = np.array(training.phantom_parts(other, everything))
