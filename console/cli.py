@@ -46,6 +46,17 @@ labelled = typer.Typer(no_args_is_help=True, help="Look at what a network is tra
 app.add_typer(labelled, name="data")
 
 Study = Annotated[str, typer.Argument(help="Study Instance UID, accession number or patient id")]
+Labelled = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="folder of images; left out: what people labelled here"),
+]
+Manifest = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="CSV of the files; left out: manifest.csv there, if any"),
+]
+Cache = Annotated[
+    Path | None, typer.Option(file_okay=False, help="of decoded images; left out: beside the images")
+]
 
 _ASKING = ("status", "studies", "show", "replay", "cancel")
 _INTERRUPTED = 128 + signal.SIGINT  # as a shell tells it
@@ -383,13 +394,8 @@ def init(
 def train(
     recipe: Annotated[str, typer.Argument(help="a TOML file, or the name of a recipe that comes with Hilum")],
     out_dir: Annotated[Path, typer.Option("--out", help="folder of the artefact, the split and checkpoints")],
-    data: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="folder of the radiographs; left out: the database"),
-    ] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV that says what each file is")
-    ] = None,
+    data: Labelled = None,
+    manifest: Manifest = None,
     folds: Annotated[
         int | None,
         typer.Option(min=2, help="cross-validate over patients, in so many parts; left out: train"),
@@ -398,9 +404,7 @@ def train(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="what --folds wrote: goes into the network's card"),
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(file_okay=False, help="of decoded images; left out: beside the images")
-    ] = None,
+    cache: Cache = None,
 ) -> None:
     """Train a network by a recipe and evaluate it on patients it has not seen.
 
@@ -443,13 +447,8 @@ def train(
 )
 def evaluate(
     json_file: Annotated[Path, typer.Option("--json", dir_okay=False, help="the figures, for programs")],
-    images: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="folder; left out: what people labelled here"),
-    ] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(exists=True, help="CSV of the files; left out: manifest.csv there, if any")
-    ] = None,
+    images: Labelled = None,
+    manifest: Manifest = None,
     html_file: Annotated[
         Path | None, typer.Option("--html", dir_okay=False, help="a page to look at")
     ] = None,
@@ -462,9 +461,7 @@ def evaluate(
     split: Annotated[
         Path | None, typer.Option(exists=True, help="split.csv of a training: its test part is taken")
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(file_okay=False, help="of decoded images; left out: beside the images")
-    ] = None,
+    cache: Cache = None,
     as_in_card: Annotated[
         bool, typer.Option("--as-in-card", help="compare with the network's card; status 1 if not the same")
     ] = False,
@@ -509,16 +506,9 @@ def evaluate(
 )
 def describe(
     out_dir: Annotated[Path, typer.Option("--out", file_okay=False, help="folder of the page, index.html")],
-    data: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="folder; left out: what people labelled here"),
-    ] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(exists=True, help="CSV of the files; left out: manifest.csv there, if any")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(file_okay=False, help="of decoded images; left out: beside the images")
-    ] = None,
+    data: Labelled = None,
+    manifest: Manifest = None,
+    cache: Cache = None,
 ) -> None:
     """Show what there is to train on, and which shortcuts a network could take.
 
