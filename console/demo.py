@@ -225,7 +225,12 @@ def _line(image: Instance, finding: Finding | None) -> tuple[str, str, str]:
     because = findings.why_not_assessed(image, finding)
     if because or finding is None:
         return image.view, f"not assessed: {because or 'not read yet'}", ""
-    return image.view, finding.label, " ".join(f"{finding.probabilities[label]:.2f}"[1:] for label in LABELS)
+    return image.view, finding.label, " ".join(short(finding.probabilities[label]) for label in LABELS)
+
+
+def short(share: float) -> str:
+    """Return a share, 0 to 1, in three characters: ".05", and "1.0" from where it would round to 1."""
+    return f"{share:.2f}".removeprefix("0")[:3]
 
 
 def _send_and_watch(files: Sequence[Outgoing], outcome: Outcome, site: Site, bars: Progress) -> Watch:

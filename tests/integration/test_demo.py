@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from console.demo import Result, _show, summary
+from console.demo import Result, _show, short, summary
 from console.sending import Outcome
 from db.tables import Study, StudyState
 from hilum.phantom import phantom
@@ -146,6 +146,17 @@ def test_the_table_keeps_what_matters_in_a_narrow_window(width: int) -> None:
     [line] = [line for line in text.splitlines() if "PHANTOM" in line]
     assert line.split()[1:] == ["PA", "Pneumonia", ".01", ".97", ".01", ".01", "2.9", "2/2"], text
     assert "…" in line
+
+
+def test_a_probability_of_one_is_not_shown_as_nothing() -> None:
+    assert [short(share) for share in (0.0, 0.049, 0.5, 0.994, 0.996, 1.0)] == [
+        ".00",
+        ".05",
+        ".50",
+        ".99",
+        "1.0",
+        "1.0",
+    ]
 
 
 def test_the_last_line_counts_in_words_that_agree() -> None:
