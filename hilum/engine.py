@@ -6,10 +6,10 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from threading import Lock
-from types import ModuleType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,12 +133,19 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def import_openvino() -> ModuleType:
-    """Return OpenVINO, kept from reporting its use to its makers: a hospital's machine phones nobody."""
+@cache
+def openvino_core() -> Any:
+    """Return this process's one `openvino.Core`.
+
+    A second one would be dangerous: each gives the thread that makes it a stack of its own for signals, and
+    takes it away when it goes. When the first goes before the second, the next signal is handled on memory
+    that is no longer there, and kills the process.
+    """
+    # kept from reporting its use to its makers: a hospital's machine phones nobody
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
 
-    return openvino  # type: ignore[no-any-return]
+    return openvino.Core()
 
 
 class OpenVinoEngine:
@@ -150,8 +157,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, artefact: Artefact, precision: str = "auto") -> None:
-        openvino = import_openvino()
-        core = openvino.Core()
+        core = openvino_core()
         has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = ("bf16" if has_bf16 else "fp32") if precision == "auto" else precision
         graph = _graph(artefact, self.precision)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hilum.engine import import_openvino
+from hilum.engine import openvino_core
 from hilum.errors import NetworkError
 from hilum.network import features, head_of, normalise, pooled
 from hilum.radiograph import INPUT_SIZE
@@ -151,7 +151,7 @@ def check(graph: Path, network: nn.Module, trained: NDArray[np.float32]) -> dict
     Raises NetworkError when the graph's are not the network's, see `MAX_DIFFERENCE`.
     """
     expected = logits(network)
-    core = import_openvino().Core()
+    core = openvino_core()
     compiled = core.compile_model(
         core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1"}
     )

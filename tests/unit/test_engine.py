@@ -164,3 +164,20 @@ import threading
 assert threading.enumerate() == [threading.main_thread()]
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_signal_finds_its_stack_when_networks_have_come_and_gone() -> None:
+    code = """
+import signal
+from hilum.engine import named_engine
+from hilum.network import load_artefact, shipped
+
+first, second = (named_engine(load_artefact(shipped()), "openvino") for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop"))
+signal.raise_signal(signal.SIGTERM)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "asked to stop\n"), done.stderr

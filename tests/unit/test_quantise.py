@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hilum.engine import INT8_GRAPH, OpenVinoEngine, choose_engine, import_openvino, named_engine
+from hilum.engine import INT8_GRAPH, OpenVinoEngine, choose_engine, named_engine, openvino_core
 from hilum.errors import NetworkError
 from hilum.network import Artefact, features, head_of, load_artefact, normalise, pooled
 from tests.conftest import SettingsChange
@@ -92,7 +92,7 @@ def test_weights_are_kept_once(int8: Artefact) -> None:
 
 
 def test_openvino_computes_convolutions_in_int8(int8: Artefact) -> None:
-    core = import_openvino().Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(int8.folder / INT8_GRAPH), "CPU")
     kinds = [
         str(operation.get_rt_info()["runtimePrecision"].astype(str))
@@ -157,6 +157,6 @@ def test_a_backbone_with_depthwise_convolutions_can_be_quantised(
 ) -> None:
     artefact = load_artefact(untrained(tmp_path, "mobilenet_v3_small"))
     (tmp_path / INT8_GRAPH).write_bytes(quantise.int8_graph(artefact.graph, drawn[:4]))
-    core = import_openvino().Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(tmp_path / INT8_GRAPH), "CPU")
     assert compiled([drawn[:4]])["logits"].shape == (4, 4)
