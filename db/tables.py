@@ -1,6 +1,6 @@
 """The tables. A study, its series and instances are keyed by their own UIDs."""
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -135,6 +135,8 @@ class Study(Base):
     last_received_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
 
     instances: Mapped[list["Instance"]] = relationship(order_by="Instance.uid")
+
+    __table_args__ = (Index(None, "sender_ae", "study_date"),)
 
 
 class Series(Base):
@@ -379,3 +381,21 @@ class Audit(Base):
     action: Mapped[str] = mapped_column(String(64))
     study_uid: Mapped[str | None] = mapped_column(Uid, index=True)
     detail: Mapped[str] = mapped_column(Text, default="")
+
+
+class LedgerDay(Base):
+    """What a source PACS listed of one day's studies, and how far we are with them: the day's sum."""
+
+    __tablename__ = "ledger_days"
+
+    source: Mapped[str] = mapped_column(AeTitle, primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    """The Study Date, as the source writes it."""
+    counted_at: Mapped[datetime | None]
+    """When the source last told what it has; the counts are of then."""
+    not_asked_because: Mapped[str | None] = mapped_column(Words)
+    """Why the source told nothing when it was last to be asked; empty when it did."""
+    counts: Mapped[dict[str, Any]]
+    """Step -> how many, `db.ledger.Counts`."""
+    digest: Mapped[str] = mapped_column(String(64), default="")
+    """sha256 of the SOP Instance UIDs that the source listed, sorted, a line each."""
