@@ -328,6 +328,42 @@ class Delivery(Base):
     __table_args__ = (UniqueConstraint("report_id", "destination"),)
 
 
+class Commitment(Base):
+    """One request to a destination to commit itself to keeping a report's objects, and its answer."""
+
+    __tablename__ = "commitments"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(Uid, unique=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id", ondelete="CASCADE"), index=True)
+    kept_at: Mapped[datetime] = mapped_column(server_default=now())
+    """When the transaction was written down: before the destination was asked."""
+    asked_at: Mapped[datetime | None]
+    """When the destination had taken the request; empty when that is not known."""
+    answered_at: Mapped[datetime | None]
+    committed: Mapped[list[str]] = mapped_column(JSON, default=list)
+    """SOP Instance UIDs."""
+    failed: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """SOP Instance UID -> Failure Reason."""
+
+
+class CommitmentRequest(Base):
+    """A sender's request that we commit ourselves to keeping what it sent."""
+
+    __tablename__ = "commitment_requests"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sender_ae: Mapped[str] = mapped_column(AeTitle)
+    transaction_uid: Mapped[str] = mapped_column(Uid)
+    objects: Mapped[dict[str, Any]]
+    """SOP Instance UID -> SOP Class UID."""
+    asked_at: Mapped[datetime] = mapped_column(server_default=now())
+    reported_at: Mapped[datetime | None]
+    """When the sender had taken our report."""
+
+    __table_args__ = (UniqueConstraint("sender_ae", "transaction_uid"),)
+
+
 class Circuit(Base):
     """Whether a destination is being left alone for a while, because it is away."""
 
