@@ -21,6 +21,9 @@ _EXAMPLES: dict[str, Any] = {
     "name": "pacs",
     "host": "pacs.example",
     "port": 104,
+    "called_ae_title": "HILUM",
+    "objects_per_minute": 600,
+    "listener_tls_port": 2762,
 }
 
 
@@ -37,7 +40,7 @@ def commented() -> str:
 
 def _setting(name: str, field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
-    value = json.dumps("/path") if default is None else _toml(default)
+    value = _toml(_EXAMPLES.get(name, "/path") if default is None else default)
     return _described(field) + f"# {name} = {value}\n"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -9,9 +10,17 @@ from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -33,7 +42,16 @@ LONGEST_SOCKET_PATH = 100
 
 _DATABASES = ("sqlite", "postgresql", "postgresql+psycopg")
 _BROKERS = ("redis", "rediss", "redis+socket")
-_FOLDERS = ("data_dir", "store_dir", "network_dir")
+_PATHS = (
+    "data_dir",
+    "store_dir",
+    "network_dir",
+    "tls_certificate",
+    "tls_key",
+    "tls_ca",
+    "database_password_file",
+    "broker_password_file",
+)
 _EXPLAINED = "docs/configuration.md explains every setting, and `hilum init -` prints them"
 
 
@@ -46,6 +64,19 @@ def _ae_title(text: str) -> str:
     if not text.strip() or len(text) > 16 or not text.isascii() or not text.isprintable() or "\\" in text:
         raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
     return text.strip()
+
+
+def _fingerprint(text: str) -> str:
+    digits = text.replace(":", "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", digits):
+        raise ValueError("a SHA-256 fingerprint has 64 hexadecimal digits, with or without colons")
+    return digits
+
+
+def _sop_class(text: str) -> str:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)+", text):
+        raise ValueError("a SOP class is named by its UID, like 1.2.840.10008.5.1.4.1.1.1.1")
+    return text
 
 
 def _database_url(text: str) -> str:
@@ -77,6 +108,24 @@ class Sender(BaseModel):
     addresses: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
         (), description="addresses or networks it may call from; empty: any"
     )
+    called_ae_title: AeTitle | None = Field(
+        None, description="AE title it must call; left out: as for all, by listener_ae_title"
+    )
+    tls: bool = Field(False, description="whether it must call by DICOM TLS, on listener_tls_port")
+    certificate_sha256: tuple[Annotated[str, AfterValidator(_fingerprint)], ...] = Field(
+        (),
+        description="SHA-256 fingerprints of its certificates: it must call by TLS with one of them; "
+        "empty: with any that tls_ca knows",
+    )
+    sop_classes: tuple[Annotated[str, AfterValidator(_sop_class)], ...] = Field(
+        (), description="UIDs of the storage SOP classes it may send; empty: all"
+    )
+    objects_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="objects it may send a minute, per listener process; above it the answers come slower; "
+        "left out: any number",
+    )
     destinations: tuple[str, ...] | None = Field(
         None, description="names of the destinations of its results; left out: all of them"
     )
@@ -94,6 +143,9 @@ class Destination(BaseModel):
     ae_title: AeTitle = Field(description="called AE title")
     host: str = Field(description="name or address")
     port: Port = Field(description="TCP port")
+    tls: bool = Field(
+        False, description="whether to call it by DICOM TLS; its certificate must name the host"
+    )
     final_when: Literal["success", "c-find"] = Field(
         "success",
         description="what makes a delivery final: the C-STORE's Success, or the object found again by C-FIND",
@@ -110,10 +162,19 @@ class Settings(BaseSettings):
         description="folder of all that Hilum keeps by default; folders in the file are seen from there",
     )
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
-        "", description="SQLAlchemy URL (postgresql+psycopg://...); empty: SQLite in data_dir"
+        "", repr=False, description="SQLAlchemy URL (postgresql+psycopg://...); empty: SQLite in data_dir"
+    )
+    database_password_file: Path | None = Field(
+        None, description="file of the password that belongs into database_url"
     )
     broker_url: Annotated[str, AfterValidator(_broker_url)] = Field(
-        "", description="redis:// URL of the Celery broker; empty: the Valkey that `hilum up` embeds"
+        "",
+        repr=False,
+        description="redis:// or rediss:// URL of the Celery broker; empty: the Valkey that `hilum up` "
+        "embeds",
+    )
+    broker_password_file: Path | None = Field(
+        None, description="file of the password that belongs into broker_url"
     )
     store_dir: Path | None = Field(
         None, description="folder of the file store, shared by all processes; left out: data_dir/store"
@@ -132,6 +193,18 @@ class Settings(BaseSettings):
 
     listener_host: str = Field("127.0.0.1", description="address the listener binds; 0.0.0.0: all")
     listener_port: Port = Field(11112, description="TCP port of the listener")
+    listener_tls_port: Port | None = Field(
+        None,
+        description="TCP port of the listener for DICOM TLS; the same as listener_port: for nothing else; "
+        "left out: no TLS",
+    )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of our certificate and those above it, for DICOM TLS"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of our certificate's key, without a passphrase")
+    tls_ca: Path | None = Field(
+        None, description="PEM file of the authorities whose certificates we trust in DICOM TLS"
+    )
     listener_ae_title: AeTitle = Field("HILUM", description="our AE title")
     listener_processes: int = Field(1, ge=1, le=64, description="listener processes that share the port")
     any_called_ae_title: bool = Field(False, description="whether to accept calls to another AE title")
@@ -166,10 +239,21 @@ class Settings(BaseSettings):
         "INFO", description="least level logged: DEBUG, INFO, WARNING or ERROR"
     )
 
+    _database_password: str = PrivateAttr("")
+    _broker_password: str = PrivateAttr("")
+
     @property
     def database(self) -> str:
-        """The SQLAlchemy URL in force."""
-        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'hilum.sqlite'}"
+        """The SQLAlchemy URL in force, with its password."""
+        if not self.database_url:
+            return f"sqlite:///{self.data_dir.resolve() / 'hilum.sqlite'}"
+        if not self._database_password:
+            return self.database_url
+        return (
+            make_url(self.database_url)
+            .set(password=self._database_password)
+            .render_as_string(hide_password=False)
+        )
 
     @property
     def embedded_socket(self) -> Path:
@@ -178,8 +262,10 @@ class Settings(BaseSettings):
 
     @property
     def broker(self) -> str:
-        """The broker's URL in force."""
-        return self.broker_url or f"redis+socket://{self.embedded_socket}"
+        """The broker's URL in force, with its password."""
+        if not self.broker_url:
+            return f"redis+socket://{self.embedded_socket}"
+        return _with_password(self.broker_url, self._broker_password)
 
     @property
     def store(self) -> Path:
@@ -213,6 +299,27 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _passwords(self) -> Self:
+        self._database_password = _secret("database_password_file", self.database_password_file)
+        self._broker_password = _secret("broker_password_file", self.broker_password_file)
+        return self
+
+    @model_validator(mode="after")
+    def _tls_files(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together: set both, or neither")
+        if self.listener_tls_port is not None and not (self.tls_certificate and self.tls_ca):
+            raise ValueError("listener_tls_port needs tls_certificate, tls_key and tls_ca")
+        if any(place.tls for place in self.destinations) and not self.tls_ca:
+            raise ValueError("a destination with tls needs tls_ca")
+        for sender in self.senders:
+            if (sender.tls or sender.certificate_sha256) and self.listener_tls_port is None:
+                raise ValueError(
+                    f"sender {sender.ae_title}: it must call by TLS, and listener_tls_port is not set"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _socket_fits(self) -> Self:
         if not self.broker_url and len(str(self.embedded_socket)) > LONGEST_SOCKET_PATH:
             raise ValueError("data_dir: the path is too long for the broker's socket; choose a shorter one")
@@ -232,8 +339,26 @@ class Settings(BaseSettings):
         return (init_settings, env_settings, *([_File(settings_cls, file)] if file else []))
 
 
+def _secret(name: str, file: Path | None) -> str:
+    """What a file holds, less the end of its line; nothing when there is no file to read."""
+    if file is None:
+        return ""
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: cannot be read: {error}") from None
+
+
+def _with_password(url: str, password: str) -> str:
+    if not password:
+        return url
+    parts = urlsplit(url)
+    user, _, place = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.partition(':')[0]}:{quote(password, safe='')}@{place}").geturl()
+
+
 class _File(TomlConfigSettingsSource):
-    """The configuration file, whose folders are seen from where it lies, from wherever it is read."""
+    """The configuration file, whose paths are seen from where it lies, from wherever it is read."""
 
     def __init__(self, settings_cls: type[BaseSettings], file: Path) -> None:
         self._folder = file.absolute().parent
@@ -241,8 +366,8 @@ class _File(TomlConfigSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         values = {"data_dir": Settings.model_fields["data_dir"].default, **super().__call__()}
-        folders = {name: values[name] for name in _FOLDERS if isinstance(values.get(name), str | Path)}
-        return values | {name: self._folder / folder for name, folder in folders.items()}
+        paths = {name: values[name] for name in _PATHS if isinstance(values.get(name), str | Path)}
+        return values | {name: self._folder / path for name, path in paths.items()}
 
 
 def config_file() -> Path | None:

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from console import cli, overview
+from console.cli import machine, terminal
 from console.configuration import commented
 from db import jobs, studies
 from db.schema import upgrade
@@ -67,8 +68,12 @@ def fail_preparation(study_uid: str) -> None:
 
 
 def test_every_command_teaches_by_example() -> None:
-    for command in cli.app.registered_commands:
-        if command.callback not in (cli.listener,):
+    commands = [
+        each for group in cli.app.registered_groups for each in group.typer_instance.registered_commands
+    ]
+    assert machine.up in [command.callback for command in commands]
+    for command in commands:
+        if command.callback is not machine.listener:
             assert "Examples" in (command.epilog or ""), command.callback
     code, text = run("--help")
     assert code == 0
@@ -126,7 +131,7 @@ def test_the_file_of_init_holds_every_setting_with_its_default(hilum_env: Settin
         "\n".join(line[2:] for line in plain.splitlines() if line.startswith("# ") and " = " in line)
     )
     assert set(values) == set(Settings.model_fields) - {"senders", "destinations"}
-    without_default = {"store_dir", "network_dir"}
+    without_default = {name for name, field in Settings.model_fields.items() if field.default is None}
     given = Settings(
         **{name: value for name, value in values.items() if name not in without_default | {"data_dir"}}
     )
@@ -231,7 +236,7 @@ def test_a_study_is_found_by_accession_number_and_by_patient(database_url: str) 
         assert study_uid in run("show", text)[1]
     assert "A77" in run("studies")[1]
     assert "A77" not in run("studies", "--state", "delivered")[1]
-    with pytest.raises(cli.NotThere, match="A78"):
+    with pytest.raises(terminal.NotThere, match="A78"):
         run("show", "A78")
 
 
@@ -292,7 +297,7 @@ def test_several_studies_are_done_again_at_once(database_url: str) -> None:
 
 def test_of_studies_named_wrongly_none_is_done_again(database_url: str) -> None:
     fail_preparation(a_study())
-    with pytest.raises(cli.NotThere, match="A9"):
+    with pytest.raises(terminal.NotThere, match="A9"):
         run("replay", "A1", "A9")
     assert states("1.2.3")[PREPARE] == JobState.FAILED
     assert run("replay")[0] == 2
@@ -310,7 +315,7 @@ def test_cancelled_work_stops_and_the_audit_says_who_asked(database_url: str) ->
 
 def test_what_names_two_studies_cancels_neither(database_url: str) -> None:
     uids = [a_study(study_uid="1.2.3"), a_study(study_uid="1.2.4")]
-    with pytest.raises(cli.NotThere, match="names 2 studies"):
+    with pytest.raises(terminal.NotThere, match="names 2 studies"):
         run("cancel", "P1")
     assert [states(uid)[PREPARE] for uid in uids] == [JobState.WAITING] * 2
 
@@ -360,7 +365,7 @@ def test_nobody_waits_for_the_reader_of_show(lite: Path, monkeypatch: pytest.Mon
         require_no_lock(lite)
         shown.append(parts)
 
-    monkeypatch.setattr(cli.out, "print", shows)
+    monkeypatch.setattr(terminal.out, "print", shows)
     run("show", study_uid)
     assert len(shown) == 1
 

@@ -2,8 +2,10 @@
 
 import traceback
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from sqlalchemy import make_url
 
 from hilum.errors import SettingsError
 from hilum.settings import Settings, settings
@@ -246,3 +248,42 @@ def test_a_sender_is_found_by_its_padded_ae_title(toml: Path) -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_a_password_may_stand_in_a_file_of_its_own(
+    hilum_env: SettingsChange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("s/e:c@ret%\n")
+    ours = hilum_env(
+        database_url="postgresql+psycopg://hilum@db/hilum?sslmode=verify-full",
+        database_password_file=file,
+        broker_url="rediss://hilum@broker:6380/0?ssl_ca_certs=/ca.pem",
+        broker_password_file=file,
+    )
+    assert make_url(ours.database).password == "s/e:c@ret%"
+    assert ours.database.endswith("/hilum?sslmode=verify-full")
+    broker = urlsplit(ours.broker)
+    assert (broker.username, unquote(broker.password or ""), broker.port) == ("hilum", "s/e:c@ret%", 6380)
+    assert "ret" not in repr(ours)
+    monkeypatch.setenv("HILUM_BROKER_PASSWORD_FILE", "/not/there")
+    assert "broker_password_file: cannot be read" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("listener_tls_port = 2762", "needs tls_certificate, tls_key and tls_ca"),
+        ('tls_key = "key.pem"', "set both, or neither"),
+        ('[[senders]]\nae_title = "A"\ntls = true', "sender A: it must call by TLS, and listener_tls_port"),
+        ('[[senders]]\nae_title = "A"\ncertificate_sha256 = ["ab:cd"]', "64 hexadecimal digits"),
+        ('[[senders]]\nae_title = "A"\nsop_classes = ["CTImageStorage"]', "named by its UID"),
+        (
+            '[[destinations]]\nname = "a"\nae_title = "A"\nhost = "a"\nport = 104\ntls = true',
+            "needs tls_ca",
+        ),
+    ],
+)
+def test_tls_that_cannot_work_is_refused(toml: Path, written: str, words: str) -> None:
+    toml.write_text(written)
+    assert words in refusal()
