@@ -4,7 +4,18 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, Dialect, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import Enum, TypeDecorator
 
@@ -133,10 +144,31 @@ class Study(Base):
     study_description: Mapped[str] = mapped_column(Text, default="")
     first_received_at: Mapped[datetime] = mapped_column(server_default=now())
     last_received_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
+    held_because: Mapped[str | None] = mapped_column(Words)
+    """Why nothing of it is removed, whatever its age: a legal hold; empty when there is none."""
+    files_removed_at: Mapped[datetime | None] = mapped_column()
+    """When its files were removed; empty when there are any, of an image that came again for example."""
+    prepared_removed_at: Mapped[datetime | None] = mapped_column()
+    """When what was prepared of its images was removed; empty when there may be some."""
 
     instances: Mapped[list["Instance"]] = relationship(order_by="Instance.uid")
 
-    __table_args__ = (Index(None, "sender_ae", "study_date"),)
+    __table_args__ = (
+        Index(None, "sender_ae", "study_date"),
+        # partial, so that the look for old files costs the same with a million studies whose files are gone
+        Index(
+            "ix_studies_with_files",
+            "last_received_at",
+            sqlite_where=files_removed_at.is_(None),
+            postgresql_where=files_removed_at.is_(None),
+        ),
+        Index(
+            "ix_studies_with_prepared",
+            "last_received_at",
+            sqlite_where=prepared_removed_at.is_(None),
+            postgresql_where=prepared_removed_at.is_(None),
+        ),
+    )
 
 
 class Series(Base):
@@ -157,7 +189,7 @@ class Instance(Base):
 
     uid: Mapped[str] = mapped_column(Uid, primary_key=True)
     study_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_uid"), index=True)
-    series_uid: Mapped[str] = mapped_column(ForeignKey("series.series_uid"))
+    series_uid: Mapped[str] = mapped_column(ForeignKey("series.series_uid"), index=True)
     sop_class_uid: Mapped[str] = mapped_column(Uid)
     transfer_syntax_uid: Mapped[str] = mapped_column(Uid)
     role: Mapped[Role] = mapped_column(default=Role.IMAGE)
@@ -167,8 +199,11 @@ class Instance(Base):
     pixel_digest: Mapped[str] = mapped_column(String(64))
     """sha256 of Pixel Data as it was received; of the whole data set when there is none."""
     received_at: Mapped[datetime] = mapped_column(server_default=now())
+    removed_at: Mapped[datetime | None]
+    """When its file was removed because of its age; empty while it is there."""
     view: Mapped[str] = mapped_column(String(16), default="")
     prepared: Mapped[bool] = mapped_column(default=False)
+    """False once what was prepared is removed, too: it is made again when it is needed."""
     prepared_path: Mapped[str] = mapped_column(Text, default="")
     """Folder with display.png and input.npy; empty for what is not read."""
     pixel_hash: Mapped[str] = mapped_column(String(64), default="")
@@ -289,6 +324,8 @@ class Report(Base):
     content_digest: Mapped[str] = mapped_column(String(64))
     """sha256 of the assessed images, their pixels and the network: with these, nothing new is made."""
     created_at: Mapped[datetime] = mapped_column(server_default=now())
+    removed_at: Mapped[datetime | None]
+    """When its objects' files were removed because of their age."""
 
     objects: Mapped[list["ReportObject"]] = relationship(order_by="ReportObject.uid")
 
@@ -417,6 +454,40 @@ class Audit(Base):
     action: Mapped[str] = mapped_column(String(64))
     study_uid: Mapped[str | None] = mapped_column(Uid, index=True)
     detail: Mapped[str] = mapped_column(Text, default="")
+
+
+class Removal(Base):
+    """A file or folder of the store that no row names any more, and that is to be removed."""
+
+    __tablename__ = "removals"
+
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    study_uid: Mapped[str | None] = mapped_column(Uid)
+
+
+class RemovedStudy(Base):
+    """What stays of a study whose rows were removed, so that its next report has another number."""
+
+    __tablename__ = "removed_studies"
+
+    study_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    revision: Mapped[int]
+    removed_at: Mapped[datetime] = mapped_column(server_default=now())
+
+
+class Backup(Base):
+    """One backup; while its lease holds, no file is removed."""
+
+    __tablename__ = "backups"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    folder: Mapped[str] = mapped_column(Text)
+    began_at: Mapped[datetime] = mapped_column(server_default=now())
+    lease_until: Mapped[datetime | None] = mapped_column(index=True)
+    ended_at: Mapped[datetime | None]
+    """When it was whole; empty while it runs, and when it failed."""
+    files: Mapped[int] = mapped_column(default=0)
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
 class LedgerDay(Base):
