@@ -1,7 +1,5 @@
 """What the header and the sender say of an object, as the database records it."""
 
-import re
-
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
@@ -10,9 +8,8 @@ from db.studies import Received
 from dicom_listener.contents import Contents
 from dicom_listener.status import CANNOT_UNDERSTAND, Refused
 from hilum.phantom import is_phantom
+from hilum.uids import is_uid
 
-_UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
-"""As PS3.5 9.1 has it, but for leading zeros, which some modalities write: their studies are real."""
 _HURRIES = {"STAT", "HIGH"}
 """Values of Requested Procedure Priority (0040,1003) that go before others, PS3.3 C.4.11."""
 
@@ -60,7 +57,7 @@ def received(
 def required_uid(ds: Dataset, keyword: str) -> str:
     """The UID of this attribute; raises Refused when it is missing or has not the form of a UID."""
     uid = _text(ds, keyword)
-    if not _UID.fullmatch(uid):
+    if not is_uid(uid):
         raise Refused(CANNOT_UNDERSTAND, f"{keyword} is missing or not a UID")
     return uid
 
