@@ -9,7 +9,7 @@ from pydicom import dcmread
 from pydicom.uid import UID, JPEG2000Lossless
 
 from console import scu
-from console.cli import NotThere
+from console.cli.terminal import NotThere
 from console.doctor import examine
 from console.scu import Outgoing, Peer, Unusable
 from db.schema import upgrade

@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from console.cli import NotThere
+from console.cli.terminal import NotThere
 from hilum.network import LABELS, load_artefact
 from tests.conftest import SettingsChange
 from tests.unit.artefacts import rewrite_manifest, untrained

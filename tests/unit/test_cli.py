@@ -68,9 +68,8 @@ def fail_preparation(study_uid: str) -> None:
 
 
 def test_every_command_teaches_by_example() -> None:
-    commands = [
-        each for group in cli.app.registered_groups for each in group.typer_instance.registered_commands
-    ]
+    groups = [group.typer_instance for group in cli.app.registered_groups]
+    commands = [command for group in groups if group for command in group.registered_commands]
     assert machine.up in [command.callback for command in commands]
     for command in commands:
         if command.callback is not machine.listener:
