@@ -24,6 +24,8 @@ _EXAMPLES: dict[str, Any] = {
     "called_ae_title": "HILUM",
     "objects_per_minute": 600,
     "listener_tls_port": 2762,
+    "query_ae_title": "PACS",
+    "retrieve": "c-move",
 }
 
 

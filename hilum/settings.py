@@ -130,6 +130,21 @@ class Sender(BaseModel):
         None, description="names of the destinations of its results; left out: all of them"
     )
     urgent: bool = Field(False, description="whether its studies go before those of others")
+    host: str = Field("", description="name or address at which it takes calls of ours; empty: it takes none")
+    port: Port = Field(104, description="TCP port at which it takes them")
+    query_ae_title: AeTitle | None = Field(
+        None, description="AE title that we call it by; left out: its calling AE title"
+    )
+    retrieve: Literal["c-move", "c-get"] | None = Field(
+        None,
+        description="how the ledger asks for images that never came, which needs host; "
+        "left out: the ledger does not ask it",
+    )
+
+    @property
+    def answers_to(self) -> str:
+        """The AE title that we call it by."""
+        return self.query_ae_title or self.ae_title
 
 
 class Destination(BaseModel):
@@ -222,6 +237,11 @@ class Settings(BaseSettings):
     senders: tuple[Sender, ...] = Field((), description="who may push; empty: anybody who reaches the port")
     destinations: tuple[Destination, ...] = Field((), description="where results go")
 
+    ledger_grace_s: float = Field(
+        3600,
+        ge=0,
+        description="seconds after a study's time, and after its last image, until what lacks counts as a gap",
+    )
     lease_s: float = Field(30, ge=3, description="seconds after which a silent worker counts as dead")
     sweep_s: float = Field(5, ge=0.5, description="seconds between two looks for forgotten work")
     longest_pause_s: float = Field(
@@ -276,6 +296,11 @@ class Settings(BaseSettings):
         """The sender of this calling AE title, or None."""
         return next((sender for sender in self.senders if sender.ae_title == ae_title.strip()), None)
 
+    @property
+    def sources(self) -> tuple[Sender, ...]:
+        """The senders that the ledger asks what they have."""
+        return tuple(sender for sender in self.senders if sender.retrieve)
+
     def destination(self, name: str) -> Destination | None:
         """The destination of this name, or None."""
         return next((place for place in self.destinations if place.name == name), None)
@@ -296,6 +321,8 @@ class Settings(BaseSettings):
             for name in sender.destinations or ():
                 if name not in names:
                     raise ValueError(f"sender {sender.ae_title}: there is no destination {name!r}")
+            if sender.retrieve and not sender.host:
+                raise ValueError(f"sender {sender.ae_title}: retrieve needs its host")
         return self
 
     @model_validator(mode="after")

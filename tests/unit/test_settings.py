@@ -206,6 +206,11 @@ def test_a_sender_whose_destination_is_misspelt_is_refused(toml: Path) -> None:
     assert "sender CT_ROOM: there is no destination 'archiv'" in refusal()
 
 
+def test_a_sender_that_the_ledger_asks_needs_an_address(toml: Path) -> None:
+    toml.write_text(CONFIGURATION.replace("urgent = true", 'retrieve = "c-move"'))
+    assert "sender CT_ROOM: retrieve needs its host" in refusal()
+
+
 def test_a_destination_of_a_name_too_long_for_the_tables_is_refused(toml: Path) -> None:
     toml.write_text(CONFIGURATION.replace('"archive"', f'"{"a" * 65}"'))
     assert "at most 64 characters" in refusal()
