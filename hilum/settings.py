@@ -228,6 +228,12 @@ class Settings(BaseSettings):
     max_associations: int = Field(50, ge=1, description="associations at once, per listener process")
     idle_timeout_s: float = Field(60, gt=0, description="seconds after which a silent association is aborted")
     keep_free_mb: int = Field(1024, ge=0, description="free space kept in the store; below it 0xA700, MB")
+    refuse_below_mb: int | None = Field(
+        None,
+        ge=0,
+        description="free space in the store below which no association is accepted that would send images, "
+        "MB; left out: twice keep_free_mb",
+    )
     settle_s: float = Field(2.0, ge=0, description="seconds without a new image before a study is read")
     other_pixels: Literal["success", "refuse"] = Field(
         "success",
@@ -241,6 +247,27 @@ class Settings(BaseSettings):
         3600,
         ge=0,
         description="seconds after a study's time, and after its last image, until what lacks counts as a gap",
+    )
+    keep_prepared_days: float | None = Field(
+        None,
+        gt=0,
+        description="days for which what was prepared of a finished study's images is kept; it is made again "
+        "when it is needed; left out: as long as its files",
+    )
+    keep_files_days: float | None = Field(
+        None,
+        gt=0,
+        description="days for which a finished study's files are kept, from its last object on; "
+        "left out: for ever",
+    )
+    keep_rows_days: float | None = Field(
+        None,
+        gt=0,
+        description="days for which a finished study is kept in the database, and its files with it; "
+        "left out: for ever",
+    )
+    keep_labelled: bool = Field(
+        True, description="whether studies with a verdict are kept for ever: they are training data"
     )
     lease_s: float = Field(30, ge=3, description="seconds after which a silent worker counts as dead")
     sweep_s: float = Field(5, ge=0.5, description="seconds between two looks for forgotten work")
@@ -291,6 +318,11 @@ class Settings(BaseSettings):
     def store(self) -> Path:
         """The file store's folder in force."""
         return (self.store_dir or self.data_dir / "store").resolve()
+
+    @property
+    def least_free_mb(self) -> int:
+        """Free space below which associations that would send images are refused, MB."""
+        return 2 * self.keep_free_mb if self.refuse_below_mb is None else self.refuse_below_mb
 
     def sender(self, ae_title: str) -> Sender | None:
         """The sender of this calling AE title, or None."""
@@ -344,6 +376,12 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"sender {sender.ae_title}: it must call by TLS, and listener_tls_port is not set"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_outlast_files(self) -> Self:
+        if self.keep_files_days and self.keep_rows_days and self.keep_rows_days < self.keep_files_days:
+            raise ValueError("keep_rows_days is less than keep_files_days: files go with the rows at last")
         return self
 
     @model_validator(mode="after")
