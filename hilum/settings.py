@@ -161,9 +161,15 @@ class Destination(BaseModel):
     tls: bool = Field(
         False, description="whether to call it by DICOM TLS; its certificate must name the host"
     )
-    final_when: Literal["success", "c-find"] = Field(
+    final_when: Literal["success", "c-find", "commitment"] = Field(
         "success",
-        description="what makes a delivery final: the C-STORE's Success, or the object found again by C-FIND",
+        description="what makes a delivery final: the C-STORE's Success, the object found again by C-FIND, "
+        "or storage commitment",
+    )
+    commitment_timeout_s: float = Field(
+        600,
+        ge=1,
+        description="seconds without a report on storage commitment after which it is asked for again",
     )
 
 
@@ -336,6 +342,14 @@ class Settings(BaseSettings):
     def destination(self, name: str) -> Destination | None:
         """The destination of this name, or None."""
         return next((place for place in self.destinations if place.name == name), None)
+
+    def committing(self, ae_title: str) -> tuple[str, ...]:
+        """Names of the destinations of this AE title whose storage commitment is awaited."""
+        return tuple(
+            place.name
+            for place in self.destinations
+            if place.final_when == "commitment" and place.ae_title == ae_title.strip()
+        )
 
     def destinations_of(self, ae_title: str) -> tuple[Destination, ...]:
         """Where the results of this sender's studies go: all destinations unless its rule names some."""
