@@ -5,6 +5,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from console import scu
 from console.overview import broker_depths, unheard
 from console.scu import Peer, Rejected
 from db import schema
+from hilum import tls
 from hilum.engine import choose_engine
 from hilum.errors import NetworkError, PacsUnavailable, SettingsError, StoreFull
 from hilum.network import load_artefact, shipped
 from hilum.radiograph import decodable_transfer_syntaxes
 from hilum.settings import Destination, Settings, config_file, settings
 from hilum.store import Store
+
+_RENEW_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,10 @@ def examine() -> Iterator[Check]:
         yield Check("configuration", str(error), "correct it; docs/configuration.md lists every setting")
         return
     yield Check("configuration", f"{config_file() or 'no hilum.toml: defaults'}")
-    for check in (_database, _broker, _workers, _store, _decoders, _network, _listener):
+    for check in (_database, _broker, _workers, _store, _decoders, _network):
         yield check(ours)
+    yield from _certificates(ours)
+    yield from _listener(ours)
     for place in ours.destinations:
         yield _destination(ours, place)
     if not ours.destinations:
@@ -122,27 +128,54 @@ def _network(ours: Settings) -> Check:
     return Check("network", f"{what}; {engine.name} {engine.precision} on {engine.device}")
 
 
-def _listener(ours: Settings) -> Check:
-    host = "127.0.0.1" if ours.listener_host in ("0.0.0.0", "::") else ours.listener_host  # noqa: S104 - told apart
+def _certificates(ours: Settings) -> Iterator[Check]:
+    for name in ("tls_certificate", "tls_ca"):
+        file: Path | None = getattr(ours, name)
+        if file is not None:
+            yield _certificate(name, file)
+
+
+def _certificate(name: str, file: Path) -> Check:
+    try:
+        end = min(tls.ends(file))
+    except (OSError, ValueError) as error:
+        return Check(name, f"{file}: {error}", f"correct {name}: calls by TLS fail")
+    days = (end - datetime.now(UTC)) // timedelta(days=1)
+    if days < 0:
+        return Check(name, f"{file} ended on {end:%Y-%m-%d}", "renew it: calls by TLS fail")
+    if days < _RENEW_DAYS:
+        return Check(name, f"{file} ends on {end:%Y-%m-%d}, in {days} days", "renew it; no restart is needed")
+    return Check(name, f"{file} is good until {end:%Y-%m-%d}")
+
+
+def _listener(ours: Settings) -> Iterator[Check]:
     calling = ours.senders[0].ae_title if ours.senders else "HILUM-DOCTOR"
-    peer = Peer(host, ours.listener_port, ours.listener_ae_title, calling)
-    if not _is_taken(host, ours.listener_port):
-        return Check("listener", f"port {ours.listener_port} is free: `hilum up` will listen there")
+    yield _answers(ours, "listener", scu.listener(ours, calling))
+    if ours.listener_tls_port not in (None, ours.listener_port):
+        yield _answers(ours, "listener by TLS", scu.listener(ours, calling, tls=True))
+
+
+def _answers(ours: Settings, name: str, peer: Peer) -> Check:
+    if not _is_taken(peer.host, peer.port):
+        return Check(name, f"port {peer.port} is free: `hilum up` will listen there")
     try:
         scu.echo(peer)
+    except SettingsError as error:
+        return Check(name, str(error), "correct the files: calls by TLS fail")
     except PacsUnavailable as error:
         remedy = "if it is not Hilum that listens there, stop it or choose another listener_port"
         excused = isinstance(error, Rejected) and ours.senders  # we are no sender, or call from elsewhere
-        return Check("listener", str(error), "" if excused else remedy)
-    return Check("listener", f"{peer} answers C-ECHO")
+        return Check(name, str(error), "" if excused else remedy)
+    return Check(name, f"{peer} answers C-ECHO")
 
 
 def _destination(ours: Settings, place: Destination) -> Check:
-    peer = Peer(place.host, place.port, place.ae_title, ours.listener_ae_title)
+    secured = tls.files(ours) if place.tls else None
+    peer = Peer(place.host, place.port, place.ae_title, ours.listener_ae_title, secured)
     name = f"destination {place.name}"
     try:
         scu.echo(peer)
-    except PacsUnavailable as error:
+    except (PacsUnavailable, SettingsError) as error:
         remedy = f"check host, port and ae_title, and that it knows {ours.listener_ae_title} at this address"
         return Check(name, str(error), remedy)
     return Check(name, f"{peer} answers C-ECHO")

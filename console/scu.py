@@ -10,9 +10,11 @@ from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+import hilum.tls
 from console.wrap import MANIFEST, PICTURES, manifest_lines, wrap
 from hilum import pacs
 from hilum.errors import PacsUnavailable, Undecodable
+from hilum.settings import Settings
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file goes out byte for byte, never re-encoded
 
@@ -39,9 +41,19 @@ class Peer:
     port: int
     called_ae_title: str
     calling_ae_title: str
+    tls: hilum.tls.Files | None = None
+    """What DICOM TLS needs; None: call without it."""
 
     def __str__(self) -> str:
         return f"{self.called_ae_title} at {self.host}:{self.port}"
+
+
+def listener(ours: Settings, calling: str, *, called: str = "", tls: bool = False) -> Peer:
+    """Our own listener, called by TLS when it is to be or when it speaks nothing else."""
+    host = "127.0.0.1" if ours.listener_host in ("0.0.0.0", "::") else ours.listener_host  # noqa: S104
+    port = ours.listener_tls_port if tls and ours.listener_tls_port else ours.listener_port
+    secured = hilum.tls.files(ours) if port == ours.listener_tls_port else None
+    return Peer(host, port, called or ours.listener_ae_title, calling, secured)
 
 
 @dataclass(frozen=True)
@@ -206,7 +218,13 @@ def _associate(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
     asked = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
     try:
-        assoc = ae.associate(peer.host, peer.port, contexts=asked, ae_title=peer.called_ae_title)
+        assoc = ae.associate(
+            peer.host,
+            peer.port,
+            contexts=asked,
+            ae_title=peer.called_ae_title,
+            tls_args=hilum.tls.arguments(peer.host, peer.tls),
+        )
     except OSError as error:
         raise PacsUnavailable(f"{peer} cannot be called: {error}") from error
     if assoc.is_established:
@@ -215,6 +233,8 @@ def _associate(
         raise Rejected(
             f"{peer} rejects our association: does it go by this AE title, and know {peer.calling_ae_title}?"
         )
+    if because := hilum.tls.fault(peer.host, peer.port, peer.tls):
+        raise PacsUnavailable(f"{peer}: the TLS handshake fails: {because}")
     raise PacsUnavailable(f"{peer} does not answer, or accepts nothing of what we offer")
 
 

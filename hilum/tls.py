@@ -68,8 +68,15 @@ def client_context(of: Files) -> ssl.SSLContext:
     return _renewed(_make_client, of).current()
 
 
-def fault(host: str, port: int, of: Files, timeout_s: float = 5.0) -> str | None:
-    """Why a peer does not take a TLS handshake of ours, in words; None when it does."""
+def arguments(host: str, of: Files | None) -> tuple[ssl.SSLContext, str] | None:
+    """What pynetdicom's `associate` takes as `tls_args`, for a host whose certificate must name it."""
+    return (client_context(of), host) if of else None
+
+
+def fault(host: str, port: int, of: Files | None, timeout_s: float = 5.0) -> str | None:
+    """Why a peer does not take a TLS handshake of ours, in words; None when it does, or we call without."""
+    if of is None:
+        return None
     try:
         with (
             socket.create_connection((host, port), timeout_s) as plain,

@@ -13,6 +13,7 @@ from db import jobs, reports
 from db.jobs import Claim
 from db.session import transaction
 from db.tables import DeliveryState
+from hilum import tls
 from hilum.errors import FailedAtPacs, NotUnderstoodByPacs, PacsUnavailable, RefusedByPacs
 from hilum.queue import DELIVER, app
 from hilum.settings import Destination, settings
@@ -184,7 +185,8 @@ def _pacs(destination: Destination) -> Pacs:
     """The destination as this process knows it; after a fork it is another, which has no association yet."""
     key = (os.getpid(), destination)
     if key not in _kept:
-        _kept[key] = Pacs(destination, settings().listener_ae_title)
+        secured = tls.files(settings()) if destination.tls else None
+        _kept[key] = Pacs(destination, settings().listener_ae_title, secured)
     return _kept[key]
 
 

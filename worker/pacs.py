@@ -17,8 +17,15 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
-from hilum import pacs
-from hilum.errors import FailedAtPacs, HilumError, NotUnderstoodByPacs, PacsUnavailable, RefusedByPacs
+from hilum import pacs, tls
+from hilum.errors import (
+    FailedAtPacs,
+    HilumError,
+    NotUnderstoodByPacs,
+    PacsUnavailable,
+    RefusedByPacs,
+    SettingsError,
+)
 from hilum.settings import Destination
 
 log = logging.getLogger(__name__)
@@ -44,9 +51,12 @@ class Sent:
 class Pacs:
     """One destination, with the association that this process keeps to it."""
 
-    def __init__(self, destination: Destination, calling_ae_title: str) -> None:
+    def __init__(
+        self, destination: Destination, calling_ae_title: str, secured: tls.Files | None = None
+    ) -> None:
         self.destination = destination
         self._calling = calling_ae_title
+        self._secured = secured
         self._assoc: Association | None = None
         self._used_at = time.monotonic()
         self._lock = threading.Lock()
@@ -141,14 +151,17 @@ class Pacs:
         ae.add_requested_context(pacs.FIND, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         place = self.destination
         try:
-            assoc = ae.associate(place.host, place.port, ae_title=place.ae_title)
-        except OSError as error:  # its name is not known, now
+            secured = tls.arguments(place.host, self._secured)
+            assoc = ae.associate(place.host, place.port, ae_title=place.ae_title, tls_args=secured)
+        except (OSError, SettingsError) as error:  # its name is not known, or our certificate broken, now
             raise PacsUnavailable(f"{self._name} cannot be called: {error}") from error
         if assoc.is_established:
             self._assoc = assoc
             return assoc
         if assoc.is_rejected:
             raise PacsUnavailable(f"{self._name} rejects our association: does it know {self._calling}?")
+        if because := tls.fault(place.host, place.port, self._secured):
+            raise PacsUnavailable(f"{self._name}: the TLS handshake fails: {because}")
         raise PacsUnavailable(f"{self._name} does not answer")
 
     def _release(self) -> None:

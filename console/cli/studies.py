@@ -37,6 +37,9 @@ def send(
     to: Annotated[str, typer.Option(metavar="HOST:PORT", help="whom; left out: our own listener")] = "",
     called: Annotated[str, typer.Option(help="AE title called; left out: ours")] = "",
     calling: Annotated[str, typer.Option(help="AE title we call by")] = "HILUM-SEND",
+    tls: Annotated[
+        bool, typer.Option("--tls", help="call by DICOM TLS, with the settings' certificate")
+    ] = False,
 ) -> None:
     """Send DICOM files, and JPEG or PNG radiographs wrapped as DX, by C-STORE.
 
@@ -47,7 +50,7 @@ def send(
     from console.sending import arrived, failures, send_places
 
     try:
-        outcome = send_places(places, _peer(to, called, calling), out)
+        outcome = send_places(places, _peer(to, called, calling, tls=tls), out)
     except Rejected as error:
         raise NotThere(f"{error} --called and --calling give other AE titles") from error
     if outcome.failed:
@@ -178,17 +181,15 @@ def _one(session: Session, text: str) -> str:
     return found[0].study_uid
 
 
-def _peer(to: str, called: str, calling: str) -> "Peer":
-    from console.scu import Peer
+def _peer(to: str, called: str, calling: str, *, tls: bool) -> "Peer":
+    from console.scu import Peer, listener
+    from hilum.tls import files
+
+    if not to:
+        return listener(settings(), calling, called=called, tls=tls)
 
     host, _, port = to.rpartition(":")
-    if to and not (host and port.isdigit()):
+    if not (host and port.isdigit()):
         raise typer.BadParameter(f"{to!r} is not HOST:PORT", param_hint="--to")
-    if not to:
-        host, port = _own_address()
-    return Peer(host, int(port), called or settings().listener_ae_title, calling)
-
-
-def _own_address() -> tuple[str, str]:
-    host = settings().listener_host
-    return "127.0.0.1" if host in ("0.0.0.0", "::") else host, str(settings().listener_port)  # noqa: S104
+    secured = files(settings()) if tls else None
+    return Peer(host, int(port), called or settings().listener_ae_title, calling, secured)
