@@ -40,6 +40,7 @@ def handle_request(event: Event, admit: Callable[[Association], bool]) -> None:
     """Reject an association that the settings do not allow; otherwise let it be negotiated."""
     assoc = event.assoc
     wire(assoc).is_waiting = False
+    wire(assoc).begin_anew()
     wire(assoc).longest_pdu = settings().max_pdu_bytes
     try:
         rejection = _rejection(assoc, settings(), admit)

@@ -25,7 +25,7 @@ from pynetdicom.transport import AssociationServer
 
 from dicom_listener.bells import Bells
 from dicom_listener.handlers import handle_close, handle_echo, handle_end, handle_request, handle_store
-from dicom_listener.upper_layer import Call, messages, wire
+from dicom_listener.upper_layer import Call, caller, messages, wire
 from hilum.errors import SettingsError
 from hilum.log import keep_values_out
 from hilum.radiograph import decodable_transfer_syntaxes
@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 FINISH_S = 10.0
 """Seconds that running C-STOREs get to finish when the process is to stop."""
 _MOST_WAITING = 32
-"""Connections that have not asked for an association; beyond them the oldest is closed."""
+"""Connections that have not asked for an association; beyond them one is closed for each new one."""
+_PATIENCE_S = 2.0
+"""An association idle for longer gives way to a caller from an address that holds fewer."""
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -82,18 +84,34 @@ class Server(AssociationServer):
     def verify_request(self, request: object, client_address: object) -> bool:
         """Take every connection, but keep only so many that say nothing."""
         silent = [assoc for assoc in self.active_associations if wire(assoc).is_waiting]
-        for assoc in silent[: max(0, len(silent) - _MOST_WAITING + 1)]:
-            wire(assoc).hang_up()
+        if len(silent) >= _MOST_WAITING:
+            wire(_crowd(silent)[0]).hang_up()
         return True
 
     def admit(self, assoc: Association) -> bool:
-        """Count an association, unless as many as may be are open."""
+        """Count an association, unless as many as may be are open and none of them can give way."""
         with self._admission:
             self._admitted = [each for each in self._admitted if each.is_alive()]
-            if len(self._admitted) >= settings().max_associations:
+            if len(self._admitted) >= settings().max_associations and not self._make_room(assoc):
                 return False
             self._admitted.append(assoc)
             return True
+
+    def _make_room(self, assoc: Association) -> bool:
+        """Close an association that only holds a place, of the address that holds the most of them.
+
+        So nobody who fills all places, on purpose or with idle associations, keeps other addresses out.
+        """
+        crowd = _crowd(self._admitted)
+        its_own = [each for each in self._admitted if _address(each) == _address(assoc)]
+        idle = [each for each in crowd if _only_holds_a_place(each)]
+        if len(its_own) + 1 >= len(crowd) or not idle:
+            return False
+        longest = min(idle, key=lambda each: wire(each).since)
+        log.warning("%s, of %d at that address, gives way to another caller", caller(longest), len(crowd))
+        wire(longest).hang_up()
+        self._admitted.remove(longest)
+        return True
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log what went wrong with a connection, and go on."""
@@ -146,6 +164,22 @@ def contexts() -> _Contexts:
     classes = [each.abstract_syntax for each in AllStoragePresentationContexts if each.abstract_syntax]
     storage = [build_context(each, syntaxes) for each in classes]
     return _Contexts([*storage, *VerificationPresentationContexts])
+
+
+def _crowd(associations: list[Association]) -> list[Association]:
+    """Those of the address that has the most, in their order."""
+    of_address: dict[str, list[Association]] = {}
+    for each in associations:
+        of_address.setdefault(_address(each), []).append(each)
+    return max(of_address.values(), key=len)
+
+
+def _only_holds_a_place(assoc: Association) -> bool:
+    return wire(assoc).is_slow(_PATIENCE_S) and not messages(assoc).owes_an_answer
+
+
+def _address(assoc: Association) -> str:
+    return str(assoc.requestor.address)
 
 
 def _preference(syntax: UID) -> int:

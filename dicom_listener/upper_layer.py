@@ -5,16 +5,20 @@ import logging
 import select
 import socket
 import time
+from pathlib import Path
+from queue import Empty
 from socketserver import BaseServer
 from typing import Any, cast
 
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.dimse_primitives import DimsePrimitiveType
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE, DimsePrimitiveType, DimseServiceType
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.service_class import StorageServiceClass, VerificationServiceClass
+from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket, RequestHandler
 
 from dicom_listener.spool import Spool
@@ -31,7 +35,14 @@ _LONGEST_IN_MEMORY = 1 << 16
 _MOST_UNANSWERED = 8
 _LONGEST_WAIT_S = 10.0
 _LISTEN_MS = 200
+_DOZE_MS = 50
+_QUIET_S = 1.0
+"""After so long without a byte an association is looked after in larger steps."""
+_SLOWEST_BYTES_S = 1000
+"""A modem of the last century is faster; whoever sends slower only holds a place."""
 _IS_COMMAND = 0x01  # of the Message Control Header, PS3.8 E.2
+_SERVED: dict[type, type] = {VerificationServiceClass: C_ECHO, StorageServiceClass: C_STORE}
+"""Service class -> what may be asked for in its presentation contexts."""
 
 
 class Wire(AssociationSocket):
@@ -40,27 +51,36 @@ class Wire(AssociationSocket):
     longest_pdu = _LONGEST_REQUEST
     is_waiting = True
     """Whether the caller has still to ask for an association."""
-    _has_heard = False
+    since = 0.0
+    """When the request under way began, or the last one was answered; of `time.monotonic`."""
+    _came = 0
+    _heard_at: float | None = None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing was to be read for a while."""
+        return self._heard_at is not None and time.monotonic() - self._heard_at > _QUIET_S
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to read; waited for a little until the caller has said something.
+        """Whether there is something to read; waited for a little when the caller is silent.
 
         pynetdicom asks a thousand times a second, and many silent callers would take a processor.
         """
+        wait_ms = _LISTEN_MS if self._heard_at is None else _DOZE_MS if self.is_quiet else 0
         if self.socket is None or not self._is_connected:
             return False
         poll = select.poll()  # select.select knows no descriptor above 1023
         try:
             poll.register(self.socket, select.POLLIN)
-            return bool(poll.poll(0 if self._has_heard else _LISTEN_MS))
+            return bool(poll.poll(wait_ms))
         except (OSError, ValueError):
             self.event_queue.put("Evt17")  # transport connection closed
             return False
 
     def recv(self, nr_bytes: int) -> bytearray:
         """The next bytes, fewer when the caller hangs up; raises OSError when too many or too slow."""
-        self._has_heard = True
+        self._heard_at = time.monotonic()
         if nr_bytes > self.longest_pdu:
             self._abort_over_length()
             raise ConnectionAbortedError(f"a PDU of {nr_bytes} bytes where {self.longest_pdu} may come")
@@ -74,7 +94,17 @@ class Wire(AssociationSocket):
             if not count:
                 return content[:filled]
             filled += count
+            self._came += count
         return content
+
+    def begin_anew(self) -> None:
+        """Measure the caller's pace from now on."""
+        self.since, self._came = time.monotonic(), 0
+
+    def is_slow(self, patience_s: float) -> bool:
+        """Whether the caller has been measured for this long, and sent next to nothing."""
+        elapsed_s = time.monotonic() - self.since
+        return elapsed_s > patience_s and self._came < elapsed_s * _SLOWEST_BYTES_S
 
     def hang_up(self) -> None:
         """Close the connection; what waits for its bytes is told that there are none."""
@@ -96,11 +126,17 @@ class Messages(DIMSEServiceProvider):
         self._store = store
         self._gathered = 0
         self._unanswered = 0
+        self._has_taken = False
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way and every answer has gone out."""
-        return self.message is None and self._unanswered == 0 and self.dul.to_provider_queue.empty()
+        return self.message is None and not self.owes_an_answer and self.dul.to_provider_queue.empty()
+
+    @property
+    def owes_an_answer(self) -> bool:
+        """Whether a whole request waits for its answer."""
+        return self.msg_queue.unfinished_tasks > 0
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take fragments of a message; a peer who breaks the rules is cut off with an A-ABORT."""
@@ -113,23 +149,67 @@ class Messages(DIMSEServiceProvider):
             self.drop()
             self.dul.event_queue.put("Evt19")  # unrecognised or invalid PDU
 
+    def get_msg(self, block: bool = False) -> tuple[int, DimseServiceType] | tuple[None, None]:
+        """The next message, waited for a little when the caller is quiet; none when there is none.
+
+        A request that its presentation context does not provide for ends the association: pynetdicom
+        would answer a C-STORE among C-ECHOs with Success.
+        """
+        if self._has_taken:
+            self.msg_queue.task_done()  # the former one has been served
+        context_id, message = self._next(block)
+        self._has_taken = message is not None
+        if context_id is not None and message is not None and not self._is_served(context_id, message):
+            log.warning("%s asks for %s in a wrong way", caller(self.assoc), message.msg_type)
+            _drop_file(message._dataset_file)
+            self.dul.event_queue.put("Evt19")  # unrecognised or invalid PDU
+            return None, None
+        return context_id, message  # type: ignore[return-value]
+
     def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
         """Send an answer."""
         super().send_msg(primitive, context_id)
         self._unanswered = max(0, self._unanswered - 1)
+        wire(self.assoc).begin_anew()
 
     def drop(self) -> None:
-        """Forget the message that is under way, and its file."""
-        message, self.message = self.message, None
-        if message is not None and isinstance(message._data_set_file, Spool):
-            message._data_set_file.drop()
+        """Forget the messages that are under way or wait, and their files."""
+        unfinished, self.message = self.message, None
+        if unfinished is not None:
+            _drop_file(unfinished._data_set_file)
+        with contextlib.suppress(Empty):
+            while True:
+                _, message = self.msg_queue.get_nowait()
+                self.msg_queue.task_done()
+                _drop_file(getattr(message, "_dataset_file", None))
+
+    def _next(self, block: bool) -> tuple[int, DimseServiceType] | tuple[None, None]:
+        if block or not wire(self.assoc).is_quiet:
+            return super().get_msg(block)
+        try:
+            return self.msg_queue.get(timeout=_DOZE_MS / 1000)
+        except Empty:
+            return None, None
+
+    def _is_served(self, context_id: int, message: DimseServiceType) -> bool:
+        if message.MessageIDBeingRespondedTo is not None:
+            return True  # an answer, which nobody waits for
+        context = self.assoc._accepted_cx.get(context_id)
+        if context is None or not message.is_valid_request:
+            return False
+        service = uid_to_service_class(cast(str, context.abstract_syntax))
+        return isinstance(message, _SERVED.get(service, object))
 
     def _receive(self, value: tuple[int, bytes]) -> None:
         spool = self.message._data_set_file if self.message else None
+        if self.message is None:
+            wire(self.assoc).begin_anew()
         if spool is None:
             self._gathered += len(value[1])
         if self._gathered > _LONGEST_IN_MEMORY or self._unanswered >= _MOST_UNANSWERED:
             raise OverflowError
+        if self.message is not None and wire(self.assoc).is_slow(settings().idle_timeout_s):
+            raise TimeoutError
         if spool is not None and value[1][0] & _IS_COMMAND:
             raise ValueError
         fragment = P_DATA()
@@ -186,6 +266,13 @@ def messages(assoc: Association) -> Messages:
 def caller(assoc: Association) -> str:
     """The calling AE title and address, for the log."""
     return f"{assoc.requestor.ae_title.strip() or 'a caller without a name'} at {assoc.requestor.address}"
+
+
+def _drop_file(file: Any) -> None:
+    """Remove the file that a data set streamed into, a Spool or pynetdicom's own, if there is one."""
+    if file is not None:
+        file.close()
+        Path(file.name).unlink(missing_ok=True)
 
 
 def _artim_s() -> float:

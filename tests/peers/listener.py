@@ -48,6 +48,12 @@ class Listener:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) // 1024
 
+    @property
+    def processor_s(self) -> float:
+        """What it has used of a processor's time, seconds."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime: proc(5)
+
     def session(self) -> Session:
         """A session on its database, to look with."""
         return Session(engine(self.database_url))
