@@ -1,9 +1,11 @@
 """The DICOM upper layer within limits: what pynetdicom believes of a peer, and we do not."""
 
 import contextlib
+import hashlib
 import logging
 import select
 import socket
+import ssl
 import time
 from pathlib import Path
 from queue import Empty
@@ -23,6 +25,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler
 
 from dicom_listener.spool import Spool
 from dicom_listener.status import NOT_ITS_CLASS, Refused
+from hilum import tls
 from hilum.settings import settings
 from hilum.store import Store
 
@@ -51,6 +54,8 @@ class Wire(AssociationSocket):
     longest_pdu = _LONGEST_REQUEST
     is_waiting = True
     """Whether the caller has still to ask for an association."""
+    certificate_sha256: str | None = None
+    """The fingerprint of the caller's certificate; None when it calls without TLS."""
     since = 0.0
     """When the request under way began, or the last one was answered; of `time.monotonic`."""
     _came = 0
@@ -70,6 +75,8 @@ class Wire(AssociationSocket):
         wait_ms = _LISTEN_MS if self._heard_at is None else _DOZE_MS if self.is_quiet else 0
         if self.socket is None or not self._is_connected:
             return False
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+            return True  # bytes that OpenSSL has taken in already
         poll = select.poll()  # select.select knows no descriptor above 1023
         try:
             poll.register(self.socket, select.POLLIN)
@@ -88,6 +95,8 @@ class Wire(AssociationSocket):
         if peer is None:
             raise ConnectionResetError("the connection is closed")
         deadline = time.monotonic() + (_artim_s() if self.is_waiting else settings().idle_timeout_s)
+        if isinstance(peer, ssl.SSLSocket) and self.certificate_sha256 is None:
+            self.certificate_sha256 = _shake_hands(peer, deadline)
         while filled < nr_bytes:
             peer.settimeout(max(0.001, deadline - time.monotonic()))
             count = peer.recv_into(memoryview(content)[filled:])
@@ -273,6 +282,27 @@ def _drop_file(file: Any) -> None:
     if file is not None:
         file.close()
         Path(file.name).unlink(missing_ok=True)
+
+
+def _shake_hands(peer: ssl.SSLSocket, deadline: float) -> str:
+    """The fingerprint of the caller's certificate; raises OSError when the handshake fails or takes too long.
+
+    Done in the connection's own thread: whoever is slow or silent here keeps nobody else waiting.
+    """
+    try:
+        peer.settimeout(max(0.001, deadline - time.monotonic()))
+        peer.do_handshake()
+    except OSError as error:
+        log.warning("the TLS handshake of %s fails: %s", _host(peer), tls.why(error))
+        raise
+    return hashlib.sha256(peer.getpeercert(binary_form=True) or b"").hexdigest()
+
+
+def _host(peer: socket.socket) -> str:
+    try:
+        return str(peer.getpeername()[0])
+    except OSError:
+        return "a caller who has gone"
 
 
 def _artim_s() -> float:

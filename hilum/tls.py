@@ -93,6 +93,8 @@ def why(error: OSError) -> str:
     """What a handshake or a file failed on, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message.rstrip('.')}"
+    if isinstance(error, TimeoutError):
+        return "it takes too long"
     reason = getattr(error, "reason", None)
     if isinstance(error, ssl.SSLError) and isinstance(reason, str):
         return _MEANINGS.get(reason, reason.lower().replace("_", " "))
