@@ -122,7 +122,7 @@ class Sender(BaseModel):
     )
     objects_per_minute: int | None = Field(
         None,
-        ge=1,
+        ge=6,
         description="objects it may send a minute, per listener process; above it the answers come slower; "
         "left out: any number",
     )
