@@ -49,21 +49,41 @@ def instances_found(assoc: Association, study_uid: str, series_uids: Iterable[st
     return found
 
 
-def _values(assoc: Association, level: str, wanted: str, **keys: str) -> set[str]:
-    """The values of one attribute in all that the peer finds; what lacks it is passed over."""
+def matches(assoc: Association, level: str, *wanted: str, **keys: str) -> list[Dataset]:
+    """What the peer finds at a level, by C-FIND: each with what it likes to say of the wanted attributes.
+
+    Raises
+    ------
+    PacsUnavailable
+        If it does not answer with Success, or says something that cannot be read.
+    RefusedByPacs
+        If it does not do C-FIND.
+    """
     query = Dataset()
     query.QueryRetrieveLevel = level
-    for keyword, value in {**keys, wanted: ""}.items():
+    for keyword, value in {**dict.fromkeys(wanted, ""), **keys}.items():
         setattr(query, keyword, value)
     peer = assoc.acceptor.ae_title
     try:
         answers = list(assoc.send_c_find(query, FIND))
     except ValueError as error:
-        raise RefusedByPacs(f"{peer} does not do C-FIND; set final_when to success") from error
+        raise RefusedByPacs(f"{peer} does not do C-FIND, which final_when and retrieve need") from error
     except RuntimeError as error:
         raise PacsUnavailable(f"{peer} ended the association: {error}") from error
     last = answers[-1][0] if answers else None
     if not last or last.Status != SUCCESS:
-        raise PacsUnavailable(f"{peer} did not answer C-FIND with Success")
-    matches = [ds for status, ds in answers if ds is not None and status.Status in _PENDING]
-    return {str(ds.get(wanted, "")) for ds in matches} - {""}
+        raise PacsUnavailable(f"{peer} did not answer C-FIND with Success{_said(last)}")
+    found = [ds for status, ds in answers if status.Status in _PENDING]
+    read = [ds for ds in found if ds is not None]
+    if len(read) < len(found):
+        raise PacsUnavailable(f"{peer} answers C-FIND with what cannot be read")
+    return read
+
+
+def _said(status: Dataset | None) -> str:
+    return f", but with 0x{status.Status:04X}" if status else ""
+
+
+def _values(assoc: Association, level: str, wanted: str, **keys: str) -> set[str]:
+    """The values of one attribute in all that the peer finds; what lacks it is passed over."""
+    return {str(ds.get(wanted, "")) for ds in matches(assoc, level, wanted, **keys)} - {""}
