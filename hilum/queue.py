@@ -20,6 +20,7 @@ PREPARE = "worker.prepare"
 CLASSIFY = "worker.classify"
 REPORT = "worker.report"
 DELIVER = "worker.deliver"
+COMMIT = "worker.commit"
 SWEEP = "worker.sweep"
 TRAIN = "training.train"
 
@@ -28,6 +29,7 @@ QUEUES: dict[str, tuple[str, ...]] = {
     CLASSIFY: ("classify.urgent", "classify"),
     REPORT: ("deliver",),
     DELIVER: ("deliver",),
+    COMMIT: ("deliver",),
     SWEEP: ("sweep",),
     TRAIN: ("training",),
 }
