@@ -21,8 +21,9 @@ FAULTS_DATABASE ?= sqlite
 demo: $(VENV)/.base
 	$(IN_VENV)/hilum demo $(if $(STUDIES),--studies "$(STUDIES)")
 
+# files of long tests come first in the alphabet: reordered, they would be the last to end
 test: $(VENV)/.test
-	$(IN_VENV)/pytest
+	$(IN_VENV)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.test
 	FAULTS_STUDIES=$(FAULTS_STUDIES) FAULTS_SEED=$(FAULTS_SEED) FAULTS_DATABASE=$(FAULTS_DATABASE) \
