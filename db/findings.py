@@ -59,6 +59,7 @@ def unread(session: Session, study_uid: str, *, network_digest: str, preprocessi
     query = select(Instance).where(
         Instance.study_uid == study_uid,
         Instance.role == Role.IMAGE,
+        Instance.prepared,
         Instance.prepared_path != "",
         ~read.exists(),
     )

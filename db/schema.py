@@ -4,6 +4,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 
 from db.session import engine
 
@@ -20,7 +21,17 @@ def is_current(url: str) -> bool:
     """Whether the database has the tables of this version of Hilum."""
     newest = ScriptDirectory.from_config(_config()).get_current_head()
     with engine(url).connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision() == newest
+        return revision(connection) == newest
+
+
+def revision(connection: Connection) -> str | None:
+    """The version of the tables; None when there are none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def is_known(version: str) -> bool:
+    """Whether this version of Hilum can bring such tables to its own."""
+    return version in {each.revision for each in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def _config() -> Config:

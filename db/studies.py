@@ -8,7 +8,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from db import jobs
+from db import jobs, retention
 from db.clock import now
 from db.tables import Instance, ReportObject, Role, Series, Study, StudyState, Variant
 from db.upsert import insert
@@ -57,6 +57,8 @@ class Recorded(StrEnum):
     """It has no pixels: kept and recorded, and nothing follows from it."""
     DUPLICATE = "duplicate"
     """Known with these pixels, or in another compression: the first file stands, this one is not needed."""
+    AGAIN = "again"
+    """Likewise, but the first file was removed because of its age: this one stands, and is not read anew."""
     VARIANT = "variant"
     """Known with other pixels or in another study: the first stands, this one is kept aside and flagged."""
 
@@ -95,12 +97,13 @@ def record(session: Session, received: Received, *, settle_s: float) -> Record:
     role = _role(session, received)
     if not _add(session, received, role):
         return _record_known(session, received)
+    retention.spare(session, [received.path])
     if role is not Role.IMAGE:
         return Record(Recorded(role.value), received.path, ring=False)
     session.execute(
         update(Study)
         .where(Study.study_uid == received.study_uid)
-        .values(state=StudyState.RECEIVED, last_received_at=now())
+        .values(state=StudyState.RECEIVED, last_received_at=now(), prepared_removed_at=None)
     )
     study = session.get_one(Study, received.study_uid)
     ring = jobs.want(
@@ -222,7 +225,8 @@ def _upsert_study(session: Session, received: Received, role: Role) -> None:
     # a row that is there is locked too, by everybody: senders of one study take turns from here on, where
     # locks taken in different orders would be a deadlock
     statement = statement.on_conflict_do_update(
-        index_elements=["study_uid"], set_={"urgent": or_(Study.urgent, statement.excluded.urgent)}
+        index_elements=["study_uid"],
+        set_={"urgent": or_(Study.urgent, statement.excluded.urgent), "files_removed_at": None},
     )
     session.execute(statement)
 
@@ -234,9 +238,9 @@ def _insert(session: Session, table: type[Series] | type[Instance] | type[Varian
 
 
 def _record_known(session: Session, received: Received) -> Record:
-    known = session.get_one(Instance, received.uid)
+    known = _locked(session, received.uid)
     if _are_alike(known, received):
-        return Record(Recorded.DUPLICATE, known.path, ring=False)
+        return _record_alike(session, known, received)
     _insert(
         session,
         Variant,
@@ -252,6 +256,29 @@ def _record_known(session: Session, received: Received) -> Record:
         Variant.pixel_digest == received.pixel_digest,
     )
     return Record(Recorded.VARIANT, session.scalars(flagged).one(), ring=False)
+
+
+def _locked(session: Session, uid: str) -> Instance:
+    """The instance as it stays until this transaction ends: nobody removes its file meanwhile."""
+    known = session.get_one(Instance, uid)
+    jobs.lock_study(session, known.study_uid)
+    session.refresh(known)
+    return known
+
+
+def _record_alike(session: Session, known: Instance, received: Received) -> Record:
+    if known.removed_at is None:
+        return Record(Recorded.DUPLICATE, known.path, ring=False)
+    retention.spare(session, [received.path])
+    known.removed_at = None
+    known.path, known.size_bytes = received.path, received.size_bytes
+    known.transfer_syntax_uid, known.pixel_digest = received.transfer_syntax_uid, received.pixel_digest
+    session.execute(
+        update(Study)
+        .where(Study.study_uid == known.study_uid)
+        .values(last_received_at=now(), files_removed_at=None)
+    )
+    return Record(Recorded.AGAIN, known.path, ring=False)
 
 
 def _are_alike(known: Instance, received: Received) -> bool:

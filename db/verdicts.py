@@ -20,8 +20,8 @@ class Labelled:
 def labelled_images(session: Session) -> list[Labelled]:
     """The assessed images of all studies that have a verdict, by SOP Instance UID; phantoms stay out.
 
-    A verdict that another one supersedes does not count. An image's own latest verdict stands; an image of
-    which nobody spoke has the label that its study was given last.
+    So do images whose files were removed. A verdict that another one supersedes does not count. An image's
+    own latest verdict stands; an image of which nobody spoke has the label that its study was given last.
     """
     of_image, of_study = _standing(session)
     assessed = (
@@ -31,6 +31,7 @@ def labelled_images(session: Session) -> list[Labelled]:
             Study.study_uid.in_(select(Instance.study_uid).join(Verdict, Verdict.uid == Instance.uid)),
             Instance.role == Role.IMAGE,
             Instance.prepared_path != "",
+            Instance.removed_at.is_(None),
             Instance.not_assessed_because.is_(None),
             ~Study.phantom,
         )

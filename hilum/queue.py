@@ -22,6 +22,7 @@ REPORT = "worker.report"
 DELIVER = "worker.deliver"
 COMMIT = "worker.commit"
 SWEEP = "worker.sweep"
+RETENTION = "worker.retention"
 TRAIN = "training.train"
 
 QUEUES: dict[str, tuple[str, ...]] = {
@@ -31,9 +32,13 @@ QUEUES: dict[str, tuple[str, ...]] = {
     DELIVER: ("deliver",),
     COMMIT: ("deliver",),
     SWEEP: ("sweep",),
+    RETENTION: ("sweep",),
     TRAIN: ("training",),
 }
 """Kind of work -> its queues; of two, the first is for urgent studies."""
+
+_RETENTION_S = 60.0
+"""Seconds between two looks for what is old; each takes a second at most."""
 
 app = Celery("hilum")
 
@@ -70,7 +75,12 @@ def _configuration() -> dict[str, Any]:
                 "schedule": settings().sweep_s,
                 # a sweep that waited longer than two slots is a sweep too many
                 "options": {"queue": "sweep", "expires": 2 * settings().sweep_s},
-            }
+            },
+            "retention": {
+                "task": RETENTION,
+                "schedule": _RETENTION_S,
+                "options": {"queue": "sweep", "expires": _RETENTION_S},
+            },
         },
     }
 
@@ -93,8 +103,9 @@ def _begin(**said: object) -> None:
 
 
 def _tells_something(record: logging.LogRecord) -> bool:
-    """Every sweep would be three lines of each log at INFO, for ever."""
-    return record.levelno != logging.INFO or SWEEP not in record.getMessage()
+    """What beat sends every few seconds would be three lines of each log at INFO, for ever."""
+    said = record.getMessage()
+    return record.levelno != logging.INFO or not (SWEEP in said or RETENTION in said)
 
 
 def queue_of(kind: str, *, urgent: bool = False) -> str:

@@ -67,6 +67,20 @@ class Store:
         """Remove the folder of these names with what it holds, if there is one."""
         shutil.rmtree(self.root / _relative(kind, *names), ignore_errors=True)
 
+    def remove(self, relative: str) -> None:
+        """Remove a file, or a folder with what it holds, so that it is gone after a crash, too."""
+        target = self.root / relative
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+        if target.parent.is_dir():
+            fsync(target.parent)
+
+    def require(self, relative: str) -> None:
+        """Raise FileNotFoundError when this file is not there."""
+        (self.root / relative).stat()
+
     def require_free(self, keep_free_mb: int) -> None:
         """Raise StoreFull when less than this is free on the store's file system."""
         free_mb = shutil.disk_usage(self.aside).free // _MB

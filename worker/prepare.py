@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 
-from db import jobs, studies
+from db import jobs, retention, studies
 from db.jobs import Claim
 from db.session import transaction
 from db.studies import Preparation
@@ -29,8 +29,9 @@ def prepare_study(study_uid: str) -> None:
 
 def _prepare(claim: Claim) -> Sequence[Bell]:
     with transaction() as session:
-        images = studies.images(session, claim.subject)
-    done = [_prepared(image) for image in images if not image.prepared]
+        images = [each for each in studies.images(session, claim.subject) if _is_to_be_prepared(each)]
+        retention.spare(session, [each.prepared_path for each in images])
+    done = [_prepared(image) for image in images]
     with transaction() as session:
         jobs.lock_study(session, claim.subject)
         studies.save_preparations(session, done)
@@ -46,6 +47,11 @@ def _prepare(claim: Claim) -> Sequence[Bell]:
             bells.append(Bell(PREPARE, claim.subject, claim.urgent))
     _remove_folders(done)  # only now: one who has lost the lease must not remove what another prepared
     return bells
+
+
+def _is_to_be_prepared(image: Instance) -> bool:
+    """Whether it is not, and its file is there: not removed because of its age."""
+    return not image.prepared and image.removed_at is None
 
 
 def _prepared(image: Instance) -> Preparation:

@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 from pydicom.filewriter import dcmwrite
 from sqlalchemy.orm import Session
 
-from db import findings, jobs, reports, studies
+from db import findings, jobs, reports, retention, studies
 from db.jobs import Claim
 from db.reports import Rendered
 from db.session import transaction
@@ -27,6 +27,7 @@ from worker.structured_report import structured_report
 from worker.work import Bell, work_on
 
 DISPLAY_FILE = "display.png"
+_REMOVED = "its file was removed here because of its age"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class _Facts:
     findings: dict[str, Finding]
     network: NetworkVersion | None
     """The one that read images, whether it assessed or refused them; None when it read none."""
+    revision: int
+    """The number of the next report."""
     former: Report | None
     former_objects: Sequence[Predecessor]
 
@@ -60,7 +63,7 @@ def _report(claim: Claim) -> Sequence[Bell]:
     with transaction() as session:
         jobs.lock_study(session, claim.subject)
         report = reports.add(
-            session, claim.subject, revision=_revision(facts), content_digest=digest, objects=rendered
+            session, claim.subject, revision=facts.revision, content_digest=digest, objects=rendered
         )
         return _pass_on(session, claim, report, facts)
 
@@ -71,7 +74,7 @@ def _pass_on(session: Session, claim: Claim, report: Report, facts: _Facts) -> l
     known = {each.destination for each in sent if each.report_id == report.id}
     bells = []
     for name in _destinations(facts.senders):
-        if name not in known:
+        if name not in known and report.removed_at is None:
             delivery = reports.send_to(session, report, name)
             jobs.want(session, DELIVER, str(delivery.id), study_uid=claim.study_uid, urgent=claim.urgent)
             bells.append(Bell(DELIVER, str(delivery.id), claim.urgent))
@@ -96,10 +99,11 @@ def _facts(study_uid: str) -> _Facts:
         return _Facts(
             study=session.get_one(Study, study_uid),
             # an image prepared after the network read the others waits for the next revision
-            images=[each for each in images if each.uid in found or each.not_assessed_because is not None],
+            images=[each for each in images if each.uid in found or _why_not_assessed(each) is not None],
             senders={each.sender_ae for each in images},
             findings=found,
             network=None if newest is None else findings.network(session, newest.network_digest),
+            revision=1 + (former.revision if former else retention.last_revision(session, study_uid)),
             former=former,
             former_objects=_predecessors(former),
         )
@@ -120,31 +124,25 @@ def _content_digest(facts: _Facts) -> str:
 
     An image that is not assessed makes none: two systems that answer each other would never end.
     """
-    images = [
-        each for each in facts.images if findings.why_not_assessed(each, facts.findings.get(each.uid)) is None
-    ]
+    images = [each for each in facts.images if _why_not_assessed(each, facts.findings.get(each.uid)) is None]
     assessed = sorted([each.uid, each.pixel_hash] for each in images)
     network = facts.network.digest if facts.network and images else None
     return hashlib.sha256(json.dumps([assessed, network]).encode()).hexdigest()
-
-
-def _revision(facts: _Facts) -> int:
-    return 1 if facts.former is None else facts.former.revision + 1
 
 
 def _render(facts: _Facts) -> list[Rendered]:
     store = Store(settings().store)
     created = datetime.now().astimezone()  # the clock of the place, as people there read it
     network = _network_name(facts.network)
-    images = [_read_image(store, image, facts.findings.get(image.uid)) for image in facts.images]
+    images = [_read_image(store, facts.study, image, facts.findings.get(image.uid)) for image in facts.images]
     maps = [
-        _heat_map(store, instance, facts.findings[instance.uid], image, _revision(facts), network, created)
+        _heat_map(store, instance, facts.findings[instance.uid], image, facts.revision, network, created)
         for instance, image in zip(facts.images, images, strict=True)
-        if image.label is not None and network is not None and facts.findings[instance.uid].heat["rows"]
+        if image.label is not None and network is not None and _has_map(instance, facts)
     ]
     result = StudyResult(
         study_uid=facts.study.study_uid,
-        revision=_revision(facts),
+        revision=facts.revision,
         network=network,
         images=images,
         created=created,
@@ -161,15 +159,40 @@ def _network_name(network: NetworkVersion | None) -> NetworkName | None:
     return None if network is None else NetworkName(network.version, network.digest)
 
 
-def _read_image(store: Store, image: Instance, finding: Finding | None) -> ReadImage:
-    header = dcmread(store.path(image.path), stop_before_pixels=True, force=True)
-    because = findings.why_not_assessed(image, finding)
+def _has_map(instance: Instance, facts: _Facts) -> bool:
+    """Whether a heat map can be drawn: by a network that has one, over an image that is still here."""
+    return instance.prepared and bool(facts.findings[instance.uid].heat["rows"])
+
+
+def _why_not_assessed(image: Instance, finding: Finding | None = None) -> str | None:
+    """As `findings.why_not_assessed`; what is gone will not be read by a network that has not read it."""
+    is_lost = finding is None and image.removed_at is not None
+    return findings.why_not_assessed(image, finding) or (_REMOVED if is_lost else None)
+
+
+def _read_image(store: Store, study: Study, image: Instance, finding: Finding | None) -> ReadImage:
+    header = _header(store, study, image)
+    because = _why_not_assessed(image, finding)
     if because is not None or finding is None:
         refused = finding is not None and finding.not_assessed_because == because
         return ReadImage(
             header, image.view, because, None, None, finding.ood if finding and refused else None
         )
     return ReadImage(header, image.view, None, finding.label, finding.probabilities, finding.ood)
+
+
+def _header(store: Store, study: Study, image: Instance) -> Dataset:
+    """The image's header; of one whose file was removed, what the rows still know of it."""
+    if image.removed_at is None:
+        return dcmread(store.path(image.path), stop_before_pixels=True, force=True)
+    known = Dataset()
+    known.PatientID, known.PatientName = study.patient_id, study.patient_name
+    known.PatientBirthDate, known.PatientSex = study.patient_birth_date, study.patient_sex
+    known.StudyInstanceUID, known.SeriesInstanceUID = study.study_uid, image.series_uid
+    known.SOPClassUID, known.SOPInstanceUID = image.sop_class_uid, image.uid
+    known.AccessionNumber, known.StudyDate = study.accession_number, study.study_date
+    known.StudyDescription = study.study_description
+    return known
 
 
 def _heat_map(

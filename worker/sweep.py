@@ -7,7 +7,7 @@ from kombu.exceptions import OperationalError
 from db import jobs
 from db.session import transaction
 from db.tables import JobState
-from hilum.queue import QUEUES, SWEEP, TRAIN, app, depths, ring
+from hilum.queue import QUEUES, RETENTION, SWEEP, TRAIN, app, depths, ring
 from hilum.settings import settings
 from hilum.store import Store
 
@@ -44,6 +44,6 @@ def _ring_again() -> None:
 def _kinds_by_queues() -> dict[tuple[str, ...], list[str]]:
     grouped: dict[tuple[str, ...], list[str]] = {}
     for kind, queues in QUEUES.items():
-        if kind not in (SWEEP, TRAIN):  # these have no jobs of a study behind them
+        if kind not in (SWEEP, RETENTION, TRAIN):  # these have no jobs of a study behind them
             grouped.setdefault(queues, []).append(kind)
     return grouped

@@ -1,0 +1,391 @@
+"""Retention: what is old and over goes; nothing goes that anybody waits for, holds or has sent again."""
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from db import backups, jobs, reports, retention, studies, verdicts
+from db.clock import from_now
+from db.reports import Rendered
+from db.retention import Rule
+from db.session import transaction
+from db.studies import Preparation, Recorded
+from db.tables import (
+    Audit,
+    Base,
+    DeliveryState,
+    Finding,
+    Instance,
+    Job,
+    JobState,
+    NetworkVersion,
+    ObjectKind,
+    Study,
+    StudyState,
+    Variant,
+    Verdict,
+)
+from hilum.queue import DELIVER, PREPARE
+from hilum.settings import Settings, settings
+from hilum.store import INSTANCES, PREPARED, REPORTS, Store
+from tests.conftest import SettingsChange
+from tests.integration.examples import STUDY, an_object
+from worker.retention import remove_some
+
+OLD_S = 40 * 86_400
+RULE = Rule(days=30, keep_labelled=True)
+
+
+@pytest.fixture
+def kept_for_30_days(database_url: str, hilum_env: SettingsChange) -> Settings:
+    return hilum_env(keep_files_days=30)
+
+
+def a_file(*names: str, kind: str = INSTANCES) -> str:
+    return Store(settings().store).write(b"content", kind, *names)
+
+
+def is_there(path: str) -> bool:
+    return Store(settings().store).path(path).exists()
+
+
+def a_study(study_uid: str = STUDY, *, age_s: float = OLD_S, state: StudyState = StudyState.NOT_READ) -> str:
+    """A study with one image, whose work is done; its SOP Instance UID."""
+    uid = f"{study_uid}.1.1"
+    path = a_file(uid)
+    received = an_object(study_uid=study_uid, series_uid=f"{study_uid}.1", uid=uid, path=path)
+    with transaction() as session:
+        studies.record(session, received, settle_s=0)
+        session.execute(update(Job).where(Job.study_uid == study_uid).values(state=JobState.DONE))
+        studies.reach(session, study_uid, state)
+        make_old(session, study_uid, age_s)
+    return uid
+
+
+def make_old(session: Session, study_uid: str, age_s: float = OLD_S) -> None:
+    at = from_now(-age_s)
+    session.execute(update(Study).where(Study.study_uid == study_uid).values(last_received_at=at))
+    session.execute(update(Instance).where(Instance.study_uid == study_uid).values(received_at=at))
+
+
+def report_on(study_uid: str, *, destination: str | None = None) -> str:
+    """A report of the study, delivered where a destination is named; the path of its object."""
+    path = a_file(study_uid, "sr", kind=REPORTS)
+    with transaction() as session:
+        rendered = Rendered(f"{study_uid}.9", ObjectKind.SR, f"{study_uid}.8", "1.2", path)
+        report = reports.add(session, study_uid, revision=1, content_digest="c" * 64, objects=[rendered])
+        studies.reach(session, study_uid, StudyState.REPORTED)
+        if destination:
+            reports.note_final(session, reports.send_to(session, report, destination).id)
+    return path
+
+
+def prepare(uid: str) -> str:
+    """What was prepared of an image; its folder."""
+    store = Store(settings().store)
+    folder = store.folder(PREPARED, uid)
+    (store.path(folder) / "input.npy").write_bytes(b"input")
+    with transaction() as session:
+        studies.save_preparations(session, [Preparation(uid, "PA", folder, "hash")])
+    return folder
+
+
+def remove_all() -> None:
+    while remove_some():
+        pass
+
+
+def study(study_uid: str = STUDY) -> Study | None:
+    with transaction() as session:
+        return session.get(Study, study_uid)
+
+
+def instance(uid: str) -> Instance:
+    with transaction() as session:
+        return session.get_one(Instance, uid)
+
+
+def told() -> list[tuple[str, str, str | None]]:
+    with transaction() as session:
+        return [(each.actor, each.action, each.study_uid) for each in session.scalars(select(Audit))]
+
+
+def test_files_of_an_old_study_that_is_over_go_and_its_rows_stay(kept_for_30_days: Settings) -> None:
+    uid = a_study()
+    rendered, folder = report_on(STUDY, destination="pacs"), prepare(uid)
+    path = instance(uid).path
+    remove_all()
+    assert not is_there(path) and not is_there(rendered) and not is_there(folder)
+    assert instance(uid).removed_at is not None
+    kept = study()
+    assert kept is not None and kept.state == StudyState.DELIVERED and kept.files_removed_at is not None
+    assert told() == [("retention", "remove files", STUDY)]
+    with transaction() as session:
+        assert list(session.scalars(select(Job))) == [], "done work tells nothing any more"
+
+
+def test_by_default_everything_is_kept(database_url: str) -> None:
+    uid = a_study()
+    remove_all()
+    assert is_there(instance(uid).path)
+
+
+def test_what_a_younger_study_has_is_kept(kept_for_30_days: Settings) -> None:
+    uid = a_study(age_s=20 * 86_400)
+    remove_all()
+    assert is_there(instance(uid).path)
+
+
+def test_an_old_study_that_got_an_object_lately_is_kept(kept_for_30_days: Settings) -> None:
+    uid = a_study()
+    note = an_object(uid="1.2.3.4.77", path=a_file("note"), has_pixels=False)
+    with transaction() as session:
+        studies.record(session, note, settle_s=0)
+    remove_all()
+    assert is_there(instance(uid).path) and is_there(note.path)
+
+
+@pytest.mark.parametrize("state", [StudyState.RECEIVED, StudyState.PREPARED, StudyState.READ])
+def test_a_study_that_is_not_over_is_kept_whatever_its_age(
+    kept_for_30_days: Settings, state: StudyState
+) -> None:
+    uid = a_study(state=state)
+    remove_all()
+    assert is_there(instance(uid).path)
+
+
+@pytest.mark.parametrize("state", [JobState.WAITING, JobState.FAILED, JobState.QUARANTINED])
+def test_a_study_with_work_that_waits_or_failed_is_kept(kept_for_30_days: Settings, state: JobState) -> None:
+    uid = a_study()
+    with transaction() as session:
+        session.execute(update(Job).where(Job.kind == PREPARE).values(state=state))
+    remove_all()
+    assert is_there(instance(uid).path)
+
+
+def test_a_study_whose_report_is_not_final_everywhere_is_kept(kept_for_30_days: Settings) -> None:
+    uid = a_study()
+    rendered = report_on(STUDY, destination="pacs")
+    with transaction() as session:
+        newest = reports.latest(session, STUDY)
+        assert newest is not None
+        second = reports.send_to(session, newest, "second")
+        studies.reach(session, STUDY, StudyState.REPORTED)
+        second.state = DeliveryState.REFUSED
+    remove_all()
+    assert is_there(instance(uid).path) and is_there(rendered)
+
+
+def test_where_no_results_are_sent_a_reported_study_is_over(kept_for_30_days: Settings) -> None:
+    uid = a_study()
+    report_on(STUDY)
+    remove_all()
+    assert not is_there(instance(uid).path)
+
+
+def test_a_study_with_a_flagged_object_is_kept(kept_for_30_days: Settings) -> None:
+    uid = a_study()
+    other = an_object(uid=uid, path=a_file("other"), pixel_digest="f" * 64)
+    with transaction() as session:
+        assert studies.record(session, other, settle_s=0).kind is Recorded.VARIANT
+    remove_all()
+    assert is_there(instance(uid).path) and is_there(other.path)
+
+
+def test_a_labelled_study_is_kept_unless_the_settings_say_otherwise(
+    kept_for_30_days: Settings, hilum_env: SettingsChange
+) -> None:
+    uid = a_study()
+    prepare(uid)
+    with transaction() as session:
+        session.add(Verdict(uid=uid, label="Normal", author="Dr A", source="console"))
+    remove_all()
+    assert is_there(instance(uid).path)
+    hilum_env(keep_labelled=False)
+    with transaction() as session:
+        assert len(verdicts.labelled_images(session)) == 1
+    remove_all()
+    assert not is_there(instance(uid).path)
+    with transaction() as session:
+        assert verdicts.labelled_images(session) == [], "there is nothing to train on any more"
+
+
+def test_a_study_on_legal_hold_is_kept_until_it_is_released(kept_for_30_days: Settings) -> None:
+    uid = a_study()
+    with transaction() as session:
+        retention.hold(session, STUDY, because="Az. 12/26")
+        assert [each.study_uid for each in retention.held(session, most=5)] == [STUDY]
+    remove_all()
+    assert is_there(instance(uid).path)
+    with transaction() as session:
+        assert retention.release(session, STUDY)
+        assert not retention.release(session, STUDY)
+    remove_all()
+    assert not is_there(instance(uid).path)
+
+
+def test_a_hold_that_comes_after_the_look_for_old_studies_is_in_time(kept_for_30_days: Settings) -> None:
+    uid = a_study()
+    with transaction() as session:
+        assert retention.with_old_files(session, RULE, most=5) == [STUDY]
+    with transaction() as session:
+        retention.hold(session, STUDY, because="Az. 12/26")
+    with transaction() as session:
+        assert not retention.remove_files(session, STUDY, RULE)
+    assert instance(uid).removed_at is None
+
+
+def test_an_image_that_comes_again_after_its_removal_is_kept_anew_and_not_read_anew(
+    kept_for_30_days: Settings,
+) -> None:
+    uid = a_study()
+    remove_all()
+    again = an_object(uid=uid, path=a_file(uid), pixel_digest=instance(uid).pixel_digest)
+    with transaction() as session:
+        record = studies.record(session, again, settle_s=0)
+    assert record.kind is Recorded.AGAIN and not record.ring
+    remove_all()
+    assert is_there(again.path) and instance(uid).removed_at is None
+    kept = study()
+    assert kept is not None and kept.files_removed_at is None and kept.state == StudyState.NOT_READ
+    with transaction() as session:
+        make_old(session, STUDY)
+    remove_all()
+    assert not is_there(again.path), "its time begins anew, and ends"
+
+
+def test_other_pixels_under_a_removed_images_uid_are_known_for_others(kept_for_30_days: Settings) -> None:
+    uid = a_study()
+    remove_all()
+    other = an_object(uid=uid, path=a_file("other"), pixel_digest="f" * 64)
+    with transaction() as session:
+        assert studies.record(session, other, settle_s=0).kind is Recorded.VARIANT
+        assert session.scalars(select(Variant)).one().path == other.path
+
+
+@pytest.mark.parametrize("setting", ["keep_files_days", "keep_rows_days"])
+def test_a_file_that_came_again_before_it_was_removed_stays(
+    database_url: str, hilum_env: SettingsChange, setting: str
+) -> None:
+    hilum_env(**{setting: 30})
+    uid = a_study()
+    received = an_object(uid=uid, path=instance(uid).path, pixel_digest=instance(uid).pixel_digest)
+    remove = {"keep_files_days": retention.remove_files, "keep_rows_days": retention.remove_rows}[setting]
+    with transaction() as session:
+        assert remove(session, STUDY, RULE)  # and here the process dies: the file is there still
+    with transaction() as session:
+        studies.record(session, received, settle_s=0)
+    remove_all()
+    assert is_there(received.path)
+
+
+def test_what_a_crash_left_of_a_removal_is_removed_by_the_next_run(kept_for_30_days: Settings) -> None:
+    uid = a_study()
+    with transaction() as session:
+        assert retention.remove_files(session, STUDY, RULE)
+        assert retention.to_be_removed(session) == 1
+    assert is_there(instance(uid).path)
+    remove_all()
+    assert not is_there(instance(uid).path)
+    with transaction() as session:
+        assert retention.to_be_removed(session) == 0
+
+
+def test_a_file_that_cannot_be_removed_stays_written_down(kept_for_30_days: Settings) -> None:
+    with transaction() as session:
+        retention.discard(session, "instances/is/a-file/below")
+    Store(settings().store).path("instances/is").mkdir(parents=True)
+    Store(settings().store).path("instances/is/a-file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError):
+        remove_some()
+    with transaction() as session:
+        assert retention.to_be_removed(session) == 1
+
+
+def test_nothing_is_removed_while_a_backup_runs(kept_for_30_days: Settings) -> None:
+    uid = a_study()
+    with transaction() as session:
+        number = backups.begin(session, "/backup", lease_s=60)
+    remove_all()
+    assert is_there(instance(uid).path)
+    with transaction() as session:
+        backups.give_up(session, number)
+    remove_all()
+    assert not is_there(instance(uid).path)
+
+
+def test_what_was_prepared_goes_first_and_comes_back_with_a_late_image(
+    database_url: str, hilum_env: SettingsChange
+) -> None:
+    hilum_env(keep_prepared_days=30)
+    uid = a_study()
+    folder = prepare(uid)
+    remove_all()
+    assert not is_there(folder) and is_there(instance(uid).path)
+    assert not instance(uid).prepared and instance(uid).pixel_hash == "hash"
+    with transaction() as session:
+        assert retention.with_old_prepared(session, RULE, most=5) == []
+
+
+def test_what_is_prepared_anew_before_it_was_removed_stays(database_url: str) -> None:
+    uid = a_study()
+    folder = prepare(uid)
+    with transaction() as session:
+        assert retention.remove_prepared(session, STUDY, RULE)
+    with transaction() as session:
+        retention.spare(session, [folder])
+    remove_all()
+    assert is_there(folder)
+
+
+def test_old_rows_go_with_all_that_refers_to_them(database_url: str, hilum_env: SettingsChange) -> None:
+    hilum_env(keep_rows_days=30, keep_labelled=False)
+    uid, other = a_study(), a_study("1.2.3.5", age_s=0)
+    rendered, path = report_on(STUDY, destination="pacs"), instance(uid).path
+    prepare(uid)
+    with transaction() as session:
+        session.add(NetworkVersion(digest="d" * 64, version="v", manifest={}))
+        session.add(Verdict(uid=uid, label="Normal", author="Dr A", source="console"))
+        session.flush()
+        finding = {"label": "Normal", "probabilities": {}, "ood": 0.1, "heat": {"rows": []}}
+        key = {"uid": uid, "pixel_hash": "hash", "network_digest": "d" * 64, "preprocessing": "p"}
+        session.add(Finding(**key, **finding))
+        jobs.want(session, DELIVER, "1", study_uid=STUDY)
+        session.execute(update(Job).values(state=JobState.CANCELLED))
+    remove_all()
+    assert study() is None and study("1.2.3.5") is not None
+    assert not is_there(path) and not is_there(rendered) and is_there(instance(other).path)
+    assert told() == [("retention", "remove rows", STUDY)]
+    with transaction() as session:
+        gone = retention.forgotten(session, STUDY)
+        assert gone is not None and gone.revision == 1
+        assert retention.last_revision(session, "1.2.3.5") == 0
+
+
+def test_every_table_that_hangs_on_a_study_is_emptied_with_it() -> None:
+    emptied = {str(deletion.table) for deletion in retention._deletions(STUDY)}
+    dependent = {
+        table.name
+        for table in Base.metadata.tables.values()
+        for key in table.foreign_keys
+        if key.column.table.name in emptied and key.ondelete != "CASCADE"
+    }
+    # a study with a variant is kept
+    assert dependent - emptied == {"variants"}
+
+
+def test_a_study_whose_series_another_study_names_is_not_forgotten(
+    database_url: str, hilum_env: SettingsChange
+) -> None:
+    hilum_env(keep_rows_days=30)
+    a_study()
+    borrowing = an_object(study_uid="1.2.3.5", series_uid=f"{STUDY}.1", path=a_file("b"))
+    with transaction() as session:
+        studies.record(session, borrowing, settle_s=0)
+    remove_all()
+    assert study() is not None
+
+
+def test_the_settings_do_not_let_files_outlast_their_rows(hilum_env: SettingsChange) -> None:
+    with pytest.raises(Exception, match="keep_rows_days is less than keep_files_days"):
+        hilum_env(keep_files_days=30, keep_rows_days=10)
