@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 from typing import cast
 
 from pydicom import Dataset
+from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
@@ -34,6 +35,8 @@ Rejection = tuple[int, int, int]
 UNKNOWN_CALLER: Rejection = (1, 1, 3)
 NOT_OUR_NAME: Rejection = (1, 1, 7)
 TOO_MANY: Rejection = (2, 3, 2)
+NO_ROOM: Rejection = (2, 3, 2)
+_STORAGE = {each.abstract_syntax for each in AllStoragePresentationContexts}
 
 
 def handle_request(event: Event, admit: Callable[[Association], bool]) -> None:
@@ -158,8 +161,24 @@ def _rejection(
         return NOT_OUR_NAME, f"it calls {called!r}, and we are {limits.listener_ae_title!r}"
     if limits.senders and not _is_known(calling, assoc.requestor.address, limits):
         return UNKNOWN_CALLER, "it is no sender of the settings, or calls from another address"
+    if because := _why_no_room(request, limits):
+        return NO_ROOM, because
     if not admit(assoc):
         return TOO_MANY, f"max_associations = {limits.max_associations} are open"
+    return None
+
+
+def _why_no_room(request: A_ASSOCIATE, limits: Settings) -> str | None:
+    """Why a caller that would send objects is not let in, before the disk is full; None when there is room.
+
+    Who asks something or brings a report needs no room.
+    """
+    if not any(each.abstract_syntax in _STORAGE for each in request.presentation_context_definition_list):
+        return None
+    try:
+        Store(limits.store).require_free(limits.least_free_mb)
+    except (StoreFull, OSError) as error:
+        return str(error)
     return None
 
 

@@ -102,7 +102,7 @@ def test_a_file_that_cannot_grow_is_refused_and_the_listener_lives_on(
 
 
 def test_below_the_watermark_nothing_is_accepted(start_listener: StartListener) -> None:
-    listener = start_listener(keep_free_mb=10**9)
+    listener = start_listener(keep_free_mb=10**9, refuse_below_mb=0)
     assert send(listener.port, parcel(radiograph())) == [OUT_OF_RESOURCES]
     assert echoscu(listener.port)
     assert "make room" in listener.log

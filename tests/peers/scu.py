@@ -142,11 +142,14 @@ def fragments(assoc: Association, each: Parcel) -> list[P_DATA]:
 
 
 def rejection(
-    port: int, *, calling: str = "MODALITY", called: str = "HILUM"
+    port: int, *parcels: Parcel, calling: str = "MODALITY", called: str = "HILUM"
 ) -> tuple[int | None, ...] | None:
-    """Result, source and reason of the rejection of an association; None when it is accepted."""
-    verification = Parcel("1.2.840.10008.1.1", "1.2.3", b"")
-    with association(port, [verification], calling=calling, called=called) as assoc:
+    """Result, source and reason of the rejection of an association; None when it is accepted.
+
+    It proposes Verification, unless there are parcels to be sent.
+    """
+    proposed = parcels or [Parcel("1.2.840.10008.1.1", "1.2.3", b"")]
+    with association(port, proposed, calling=calling, called=called) as assoc:
         if assoc.is_established:
             return None
         answer = assoc.acceptor.primitive
