@@ -108,7 +108,7 @@ def _keep(event: Event, store: Store, bells: Bells) -> int | Dataset:
     described = received(
         contents,
         transfer_syntax_uid=syntax,
-        sender_ae=event.assoc.requestor.ae_title.strip(),
+        sender_ae=_sender_ae(event.assoc),
         sender_is_urgent=_is_urgent(event.assoc, limits),
         size_bytes=spool.path.stat().st_size,
     )
@@ -190,8 +190,16 @@ def _is_known(ae_title: str, address: str, limits: Settings) -> bool:
 
 
 def _is_urgent(assoc: Association, limits: Settings) -> bool:
-    sender = limits.sender(assoc.requestor.ae_title)
+    sender = limits.sender(_sender_ae(assoc))
     return sender is not None and sender.urgent
+
+
+def _sender_ae(assoc: Association) -> str:
+    """Who sends: the caller, or the sender that we called ourselves for a C-GET."""
+    if not assoc.is_requestor:
+        return assoc.requestor.ae_title.strip()
+    called = assoc.acceptor.ae_title.strip()
+    return next((sender.ae_title for sender in settings().senders if sender.answers_to == called), called)
 
 
 def _requestor(assoc: Association) -> str:

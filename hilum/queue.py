@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
+from celery.schedules import crontab
 from kombu.entity import Queue
 from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
@@ -21,6 +22,7 @@ CLASSIFY = "worker.classify"
 REPORT = "worker.report"
 DELIVER = "worker.deliver"
 COMMIT = "worker.commit"
+LEDGER = "worker.ledger"
 SWEEP = "worker.sweep"
 RETENTION = "worker.retention"
 TRAIN = "training.train"
@@ -31,6 +33,7 @@ QUEUES: dict[str, tuple[str, ...]] = {
     REPORT: ("deliver",),
     DELIVER: ("deliver",),
     COMMIT: ("deliver",),
+    LEDGER: ("deliver",),  # a source is slow to tell, and the sweep must not wait for it
     SWEEP: ("sweep",),
     RETENTION: ("sweep",),
     TRAIN: ("training",),
@@ -75,6 +78,11 @@ def _configuration() -> dict[str, Any]:
                 "schedule": settings().sweep_s,
                 # a sweep that waited longer than two slots is a sweep too many
                 "options": {"queue": "sweep", "expires": 2 * settings().sweep_s},
+            },
+            "ledger": {
+                "task": LEDGER,
+                "schedule": crontab(minute=7),  # by the clock: a beat started anew misses none
+                "options": {"queue": "deliver", "expires": 3600},
             },
             "retention": {
                 "task": RETENTION,

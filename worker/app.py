@@ -3,8 +3,8 @@
 from hilum import control
 from hilum.process import require_settings
 from hilum.queue import app
-from worker import classify, deliver, inspect, prepare, report, retention, sweep
+from worker import classify, deliver, inspect, ledger, prepare, report, retention, sweep
 
 require_settings()  # Celery would tell it by a traceback
 
-__all__ = ["app", "classify", "control", "deliver", "inspect", "prepare", "report", "retention", "sweep"]
+__all__ = ["app", "classify", "control", "deliver", "inspect", "ledger", "prepare", "report", "retention", "sweep"]

@@ -18,12 +18,12 @@ class Orthanc:
 
     ae_title = "ORTHANC"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: object) -> None:
         self._folder = folder
         self._binary = program("Orthanc", debian="orthanc")
         self.port, self._http_port = free_port(), free_port()
         self._configuration = folder / "orthanc.json"
-        self._configuration.write_text(json.dumps(self._settings()))
+        self._configuration.write_text(json.dumps(self._settings() | settings))
         self.start()
 
     def start(self) -> None:
@@ -56,9 +56,13 @@ class Orthanc:
         """How many instances it holds in all."""
         return int(self._ask("/statistics")["CountInstances"])
 
+    def know(self, ae_title: str, port: int) -> None:
+        """Be told where somebody on this machine listens, as a PACS is before it sends there."""
+        self._ask(f"/modalities/{ae_title}", [ae_title, "127.0.0.1", port], method="PUT")
+
     def push(self, study_uid: str, *, ae_title: str, port: int) -> None:
         """Send a whole study by C-STORE, as an auto-routing PACS does."""
-        self._ask(f"/modalities/{ae_title}", [ae_title, "127.0.0.1", port], method="PUT")
+        self.know(ae_title, port)
         ids = [each["id"] for each in self.instances(study_uid)]
         self._ask(f"/modalities/{ae_title}/store", {"Resources": ids, "Synchronous": True})
 
@@ -105,5 +109,7 @@ class Orthanc:
             "DicomAlwaysAllowEcho": True,
             "DicomAlwaysAllowStore": True,
             "DicomAlwaysAllowFind": True,
+            "DicomAlwaysAllowGet": True,
+            "DicomAlwaysAllowMove": True,
             "UnknownSopClassAccepted": True,
         }
