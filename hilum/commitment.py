@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import build_context
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -21,6 +21,8 @@ REQUEST = 1
 """Action Type ID of a request, PS3.4 J.3.2."""
 ALL_COMMITTED, SOME_FAILED = 1, 2
 """Event Type IDs of a report, PS3.4 J.3.3."""
+
+TRANSFER_SYNTAXES: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
 PROCESSING_FAILURE = 0x0110
 NO_SUCH_OBJECT = 0x0112
@@ -69,8 +71,8 @@ class Report:
 
 
 def context() -> PresentationContext:
-    """The presentation context in which both travel, in either role."""
-    made = build_context(PUSH_MODEL, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+    """The presentation context that an acceptor supports: requests and reports, in either role."""
+    made = build_context(PUSH_MODEL, TRANSFER_SYNTAXES)
     made.scu_role = made.scp_role = True
     return made
 

@@ -34,6 +34,10 @@ class Store:
         _make_durably(folder, self.root)
         return folder
 
+    def named(self, kind: str, *names: str, suffix: str = ".dcm") -> str:
+        """The relative path that a file of these names has."""
+        return _relative(kind, *names) + suffix
+
     def path(self, relative: str) -> Path:
         """The file or folder of a path that the database holds."""
         return self.root / relative
@@ -43,7 +47,7 @@ class Store:
 
         When this returns, file and name are on disk. Raises OSError when they cannot be.
         """
-        relative = _relative(kind, *names) + suffix
+        relative = self.named(kind, *names, suffix=suffix)
         target = self.root / relative
         _make_durably(target.parent, self.root)
         fsync(aside)

@@ -3,8 +3,20 @@
 from hilum import control
 from hilum.process import require_settings
 from hilum.queue import app
-from worker import classify, deliver, inspect, ledger, prepare, report, retention, sweep
+from worker import classify, commitment_report, deliver, inspect, ledger, prepare, report, retention, sweep
 
 require_settings()  # Celery would tell it by a traceback
 
-__all__ = ["app", "classify", "control", "deliver", "inspect", "ledger", "prepare", "report", "retention", "sweep"]
+__all__ = [
+    "app",
+    "classify",
+    "commitment_report",
+    "control",
+    "deliver",
+    "inspect",
+    "ledger",
+    "prepare",
+    "report",
+    "retention",
+    "sweep",
+]

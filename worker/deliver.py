@@ -4,20 +4,24 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from celery.signals import worker_process_shutdown
 from sqlalchemy.orm import Session
 
-from db import jobs, reports
+from db import commitments, jobs, reports
+from db.commitments import Standing
 from db.jobs import Claim
 from db.session import transaction
 from db.tables import DeliveryState
 from hilum import tls
+from hilum.commitment import Request
 from hilum.errors import FailedAtPacs, NotUnderstoodByPacs, PacsUnavailable, RefusedByPacs
 from hilum.queue import DELIVER, app
 from hilum.settings import Destination, settings
 from hilum.store import Store
+from worker import commitment
+from worker.commitment import Committing
 from worker.pacs import Pacs, Sent
 from worker.work import Bell, work_on
 
@@ -28,7 +32,8 @@ TRIES_BETWEEN_SENDINGS = 4
 MOST_TRIES = 10
 """How often a destination may say that it cannot understand us: about a quarter of an hour, by the pauses."""
 
-_kept: dict[tuple[int, Destination], Pacs] = {}
+_kept: dict[tuple[int, Destination, type[Pacs]], Pacs] = {}
+_P = TypeVar("_P", bound=Pacs)
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,17 @@ class _Parcel:
     was_sent: bool
     tries: int
     left_alone_s: float
+    standing: Standing | None
+    """How far the destination has committed itself, where that is its rule."""
 
     @property
-    def is_to_be_sent(self) -> bool:
-        return not self.was_sent or (self.tries > 0 and self.tries % TRIES_BETWEEN_SENDINGS == 0)
+    def to_send(self) -> Sequence[Sent]:
+        if not self.was_sent:
+            return self.objects
+        if self.standing is not None:
+            refused = () if self.standing.answered_for_s is None else self.standing.outstanding
+            return [each for each in self.objects if each.uid in refused]
+        return self.objects if self.tries > 0 and self.tries % TRIES_BETWEEN_SENDINGS == 0 else ()
 
 
 @app.task(name=DELIVER)
@@ -65,13 +77,16 @@ def _deliver(claim: Claim) -> Sequence[Bell]:
         return _refused(claim, parcel, because)
     if parcel.left_alone_s:
         return _left_alone(claim, parcel)
+    if parcel.was_sent and parcel.standing and _pause_s(parcel.standing, destination):
+        return _awaited(claim, parcel, destination)
     bells: list[Bell] = []
     try:
-        if parcel.is_to_be_sent:
-            _pacs(destination).store(parcel.objects)
+        if parcel.was_sent and parcel.standing:
+            commitment.require_hope(parcel.standing, destination)
+        if parcel.to_send:
+            _pacs(destination, Pacs).store(parcel.to_send)
             bells += _sent(parcel)
-        missing = _missing(destination, parcel)
-        bells += _not_found_yet(claim, parcel, missing) if missing else _final(claim, parcel)
+        bells += _settled(claim, parcel, destination)
     except PacsUnavailable as error:
         bells += _is_away(claim, parcel, error)
     except FailedAtPacs as error:
@@ -96,7 +111,49 @@ def _parcel(delivery_id: int) -> _Parcel:
             was_sent=delivery.state == DeliveryState.SENT,
             tries=delivery.tries,
             left_alone_s=reports.open_for_s(session, delivery.destination),
+            standing=commitments.standing(session, delivery) if _commits(delivery.destination) else None,
         )
+
+
+def _commits(name: str) -> bool:
+    destination = settings().destination(name)
+    return destination is not None and destination.final_when == "commitment"
+
+
+def _settled(claim: Claim, parcel: _Parcel, destination: Destination) -> list[Bell]:
+    """What the destination's rule makes of a report that was sent."""
+    if parcel.standing is not None:
+        if not parcel.standing.outstanding:
+            return _final(claim, parcel)
+        return _asked(parcel, parcel.standing, destination) + _awaited(claim, parcel, destination)
+    missing = _missing(destination, parcel)
+    return _not_found_yet(claim, parcel, missing) if missing else _final(claim, parcel)
+
+
+def _asked(parcel: _Parcel, standing: Standing, destination: Destination) -> list[Bell]:
+    """Ask for storage commitment to what lacks it, in a new transaction that is on record before."""
+    classes = {each.uid: each.sop_class_uid for each in parcel.objects if each.uid in standing.outstanding}
+    with transaction() as session:
+        transaction_uid = commitments.keep(session, parcel.id)
+    _pacs(destination, Committing).ask(Request(transaction_uid, classes))
+    with transaction() as session:
+        commitments.note_asked(session, transaction_uid)
+        return _it_answers(session, parcel)
+
+
+def _awaited(claim: Claim, parcel: _Parcel, destination: Destination) -> list[Bell]:
+    """Wait for the destination's report; not at all when it has come while the destination was asked."""
+    with transaction() as session:
+        jobs.lock_study(session, parcel.study_uid)
+        standing = commitments.standing(session, reports.delivery(session, parcel.id))
+        pause_s = _pause_s(standing, destination)
+        because = commitment.in_words(standing, destination.name)
+        jobs.put_off(session, claim, pause_s=pause_s, because=because)
+    return [] if pause_s else [Bell(DELIVER, claim.subject, claim.urgent)]
+
+
+def _pause_s(standing: Standing, destination: Destination) -> float:
+    return commitment.pause_s(standing, destination, longest_pause_s=settings().longest_pause_s)
 
 
 def _missing(destination: Destination, parcel: _Parcel) -> set[str]:
@@ -104,7 +161,7 @@ def _missing(destination: Destination, parcel: _Parcel) -> set[str]:
     return (
         set()
         if destination.final_when == "success"
-        else _pacs(destination).missing(parcel.study_uid, parcel.objects)
+        else _pacs(destination, Pacs).missing(parcel.study_uid, parcel.objects)
     )
 
 
@@ -181,18 +238,18 @@ def _it_answers(session: Session, parcel: _Parcel) -> list[Bell]:
     return [Bell(kind, subject, urgent) for kind, subject, urgent in hurried]
 
 
-def _pacs(destination: Destination) -> Pacs:
+def _pacs(destination: Destination, kind: type[_P]) -> _P:
     """The destination as this process knows it; after a fork it is another, which has no association yet."""
-    key = (os.getpid(), destination)
+    key = (os.getpid(), destination, kind)
     if key not in _kept:
         secured = tls.files(settings()) if destination.tls else None
-        _kept[key] = Pacs(destination, settings().listener_ae_title, secured)
-    return _kept[key]
+        _kept[key] = kind(destination, settings().listener_ae_title, secured)
+    return cast(_P, _kept[key])
 
 
 @worker_process_shutdown.connect
 def release_associations(**_: Any) -> None:
     """Release the associations that this process keeps, so that no PACS waits for their end."""
-    for (pid, _destination), pacs in _kept.items():
+    for (pid, _destination, _kind), pacs in _kept.items():
         if pid == os.getpid():
             pacs.close()

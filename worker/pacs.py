@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Comprehensive3DSRStorage,
     SecondaryCaptureImageStorage,
@@ -145,14 +147,17 @@ class Pacs:
         ae = AE(ae_title=self._calling)
         ae.connection_timeout = CONNECT_TIMEOUT_S
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ANSWER_TIMEOUT_S
-        ae.add_requested_context(Verification)
-        for sop_class in (Comprehensive3DSRStorage, SecondaryCaptureImageStorage):
-            ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
-        ae.add_requested_context(pacs.FIND, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        ae.requested_contexts = self._contexts()
         place = self.destination
         try:
             secured = tls.arguments(place.host, self._secured)
-            assoc = ae.associate(place.host, place.port, ae_title=place.ae_title, tls_args=secured)
+            assoc = ae.associate(
+                place.host,
+                place.port,
+                ae_title=place.ae_title,
+                tls_args=secured,
+                evt_handlers=self._handlers(),
+            )
         except (OSError, SettingsError) as error:  # its name is not known, or our certificate broken, now
             raise PacsUnavailable(f"{self._name} cannot be called: {error}") from error
         if assoc.is_established:
@@ -163,6 +168,19 @@ class Pacs:
         if because := tls.fault(place.host, place.port, self._secured):
             raise PacsUnavailable(f"{self._name}: the TLS handshake fails: {because}")
         raise PacsUnavailable(f"{self._name} does not answer")
+
+    def _contexts(self) -> list[PresentationContext]:
+        """What is asked for on the association."""
+        storage = [
+            build_context(sop_class, ExplicitVRLittleEndian)
+            for sop_class in (Comprehensive3DSRStorage, SecondaryCaptureImageStorage)
+        ]
+        query = build_context(pacs.FIND, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        return [build_context(Verification), *storage, query]
+
+    def _handlers(self) -> list[EventHandlerType]:
+        """What the destination may ask on it."""
+        return []
 
     def _release(self) -> None:
         if self._assoc is not None and self._assoc.is_established:

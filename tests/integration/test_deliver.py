@@ -1,13 +1,9 @@
 """Delivery: final when the destination's rule says so, tried for as long as the destination is away."""
 
-import io
 from collections.abc import Callable, Iterator
 
 import pytest
-from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.filewriter import dcmwrite
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import SecondaryCaptureImageStorage
 from sqlalchemy import update
 
 from db import jobs, reports
@@ -16,6 +12,7 @@ from db.session import transaction
 from db.tables import Circuit, Delivery, DeliveryState, JobState
 from hilum.queue import DELIVER
 from tests.conftest import SettingsChange
+from tests.integration.captures import SERIES, capture
 from tests.peers.broker import Broker
 from tests.peers.orthanc import Orthanc
 from tests.peers.pacs import AnsweringPacs
@@ -23,30 +20,9 @@ from tests.peers.studies import RECEIVED, deliverable, job, receive
 from worker.deliver import deliver_report, release_associations
 
 Send = Callable[[int], Delivery]
-SERIES = "1.2.826.0.1.3680043.10.9"
 
 # the SQL is tried on every database elsewhere; here it is the PACS that matters
 pytestmark = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
-
-
-def _capture(number: int) -> bytes:
-    ds = Dataset()
-    ds.SOPClassUID = SecondaryCaptureImageStorage
-    ds.SOPInstanceUID = f"1.2.826.0.1.3680043.10.9.{number}"
-    ds.StudyInstanceUID = RECEIVED.study_uid
-    ds.SeriesInstanceUID = SERIES
-    ds.PatientID = "4711"
-    ds.Modality = "OT"
-    ds.Rows = ds.Columns = 8
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.BitsAllocated = ds.BitsStored = 8
-    ds.HighBit, ds.PixelRepresentation = 7, 0
-    ds.PixelData = bytes(64)
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    content = io.BytesIO()
-    dcmwrite(content, ds, enforce_file_format=True)
-    return content.getvalue()
 
 
 @pytest.fixture(params=["success", "c-find"])
@@ -87,7 +63,7 @@ def _place(ae_title: str, port: int, final_when: str) -> dict[str, object]:
 
 def _send(number: int) -> Delivery:
     made = deliverable(
-        _capture(number),
+        capture(number),
         uid=f"1.2.826.0.1.3680043.10.9.{number}",
         sop_class_uid=SecondaryCaptureImageStorage,
         series_uid=SERIES,

@@ -60,6 +60,16 @@ class Orthanc:
         """Be told where somebody on this machine listens, as a PACS is before it sends there."""
         self._ask(f"/modalities/{ae_title}", [ae_title, "127.0.0.1", port], method="PUT")
 
+    def ask_commitment(self, ae_title: str, objects: dict[str, str]) -> str:
+        """Ask for storage commitment to these objects, UID -> SOP class; the transaction comes back."""
+        wanted = [{"SOPInstanceUID": uid, "SOPClassUID": class_uid} for uid, class_uid in objects.items()]
+        asked = self._ask(f"/modalities/{ae_title}/storage-commitment", {"DicomInstances": wanted})
+        return str(asked["ID"])
+
+    def commitment(self, transaction_uid: str) -> dict[str, Any]:
+        """What it was told of a transaction: Status (Pending, Success, Failure) and the objects."""
+        return dict(self._ask(f"/storage-commitment/{transaction_uid}"))
+
     def push(self, study_uid: str, *, ae_title: str, port: int) -> None:
         """Send a whole study by C-STORE, as an auto-routing PACS does."""
         self.know(ae_title, port)

@@ -1,16 +1,33 @@
-"""A PACS that answers what a test wants: statuses that no PACS can be brought to give at will."""
+"""A PACS that answers what a test wants: what no PACS can be brought to say at will."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from pydicom import Dataset
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     SecondaryCaptureImageStorage,
     StudyRootQueryRetrieveInformationModelFind,
+    Verification,
 )
 
+from hilum import commitment
+from hilum.commitment import Report, Request
 from tests.peers.helpers import free_port
+
+
+@dataclass
+class Committing:
+    """How it does storage commitment: what it was asked, and what it answers."""
+
+    requests: list[Request] = field(default_factory=list)
+    associations: list[Association] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    """Of the N-ACTIONs to come; then 0x0000."""
+    reports_at_once: bool = False
+    """Whether it reports on the same association, before it answers the request."""
 
 
 class AnsweringPacs:
@@ -26,10 +43,19 @@ class AnsweringPacs:
         self.sent: list[str] = []
         self.stored: list[tuple[str, str, str]] = []
         self.queries: list[Dataset] = []
-        self._server = _application().start_server(
+        self.committing = Committing()
+        self.start()
+
+    def start(self, *, commits: bool = True) -> None:
+        """Take calls; of storage commitment only if it does that."""
+        self._server = _application(commits).start_server(
             ("127.0.0.1", self.port),
             block=False,
-            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)],
+            evt_handlers=[
+                (evt.EVT_C_STORE, self._store),
+                (evt.EVT_C_FIND, self._find),
+                (evt.EVT_N_ACTION, self._asked),
+            ],
         )
 
     def stop(self) -> None:
@@ -45,6 +71,14 @@ class AnsweringPacs:
             self.stored.append((str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID)))
         return answer
 
+    def _asked(self, event: Event) -> tuple[int, None]:
+        request = commitment.read_request(event.action_information)
+        self.committing.requests.append(request)
+        self.committing.associations.append(event.assoc)
+        if self.committing.reports_at_once:
+            assert report_on(event.assoc, kept(request)) == 0x0000
+        return self.committing.statuses.pop(0) if self.committing.statuses else 0x0000, None
+
     def _find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
         query = event.identifier
         self.queries.append(query)
@@ -59,6 +93,47 @@ class AnsweringPacs:
                 yield 0xFF00, _match(SOPInstanceUID=uid)
 
 
+def kept(request: Request) -> Report:
+    """The report that all that was asked for is kept."""
+    return Report(request.transaction_uid, request.objects)
+
+
+def refused(request: Request, *uids: str, reason: int) -> Report:
+    """The report that all but these are kept."""
+    return Report(
+        request.transaction_uid,
+        {uid: class_uid for uid, class_uid in request.objects.items() if uid not in uids},
+        {uid: (request.objects[uid], reason) for uid in uids},
+    )
+
+
+def report_on(assoc: Association, report: Report, *, event_type: int = 0) -> int | None:
+    """Send a report on an association; the status that answers it, None when nothing does."""
+    status, _ = assoc.send_n_event_report(
+        commitment.report_information(report),
+        event_type or report.event_type,
+        commitment.PUSH_MODEL,
+        commitment.WELL_KNOWN,
+    )
+    return int(status.Status) if status else None
+
+
+def report_to(port: int, report: Report, *, calling: str = "ANSWERS", event_type: int = 0) -> int | None:
+    """Send a report on a new association, with reversed roles; the status that answers it."""
+    assoc = AE(ae_title=calling).associate(
+        "127.0.0.1",
+        port,
+        contexts=[build_context(commitment.PUSH_MODEL)],
+        ae_title="HILUM",
+        ext_neg=[build_role(commitment.PUSH_MODEL, scp_role=True)],
+    )
+    assert assoc.is_established, "the association was not accepted"
+    try:
+        return report_on(assoc, report, event_type=event_type)
+    finally:
+        assoc.release()
+
+
 def _match(**values: str) -> Dataset:
     ds = Dataset()
     for keyword, value in values.items():
@@ -66,8 +141,11 @@ def _match(**values: str) -> Dataset:
     return ds
 
 
-def _application() -> AE:
+def _application(commits: bool) -> AE:
     ae = AE(ae_title="ANSWERS")
+    ae.add_supported_context(Verification)
     ae.add_supported_context(SecondaryCaptureImageStorage)
     ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+    if commits:
+        ae.add_supported_context(commitment.PUSH_MODEL)
     return ae

@@ -1,0 +1,179 @@
+"""Storage commitment asked of us: look at what we hold, and report it to the sender."""
+
+import hashlib
+import logging
+import os
+import struct
+from collections.abc import Mapping, Sequence
+
+from pynetdicom import AE, build_context, build_role
+from pynetdicom.association import Association
+
+from db import commitments, jobs
+from db.jobs import Claim
+from db.session import transaction
+from db.tables import Instance
+from hilum import commitment, pacs, tls
+from hilum.commitment import CLASS_CONFLICT, NO_SUCH_OBJECT, PROCESSING_FAILURE, Report
+from hilum.errors import PacsUnavailable, RefusedByPacs, SettingsError
+from hilum.queue import COMMIT, app
+from hilum.settings import Sender, settings
+from hilum.store import INSTANCES, Store
+from worker.pacs import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+from worker.work import Bell, work_on
+
+log = logging.getLogger(__name__)
+
+GIVEN_UP_AFTER_S = 24 * 3600
+"""A sender that takes no report for so long has to ask again."""
+_SHORTEST_PAUSE_S = 2.0
+
+
+@app.task(name=COMMIT)
+def report_commitment(request_id: str) -> None:
+    """Look whether we hold what a sender asks for, and report it on a new association (PS3.4 J.3.3).
+
+    A sender that is away is tried again with growing pauses, for a day.
+    """
+    work_on(COMMIT, request_id, _report)
+
+
+def _report(claim: Claim) -> Sequence[Bell]:
+    with transaction() as session:
+        asked, age_s = commitments.requested(session, int(claim.subject))
+        held = commitments.held(session, list(asked.objects))
+        aside = commitments.aside(session, list(asked.objects))
+    report = _look(asked.transaction_uid, asked.objects, held, aside)
+    try:
+        _tell(settings().sender(asked.sender_ae), report)
+    except PacsUnavailable as error:
+        return _later(claim, age_s, str(error))
+    except RefusedByPacs as error:
+        return _given_up(claim, str(error))
+    with transaction() as session:
+        commitments.note_reported(session, asked.id)
+        wanted_again = jobs.finish(session, claim)
+    log.info(
+        "reported to %s: %d objects committed, %d not",
+        asked.sender_ae,
+        len(report.committed),
+        len(report.failed),
+    )
+    return [Bell(COMMIT, claim.subject)] if wanted_again else []
+
+
+def _later(claim: Claim, age_s: float, because: str) -> list[Bell]:
+    """Try again after as long as the request has waited already, within limits."""
+    if age_s > GIVEN_UP_AFTER_S:
+        return _given_up(claim, because)
+    pause_s = min(max(_SHORTEST_PAUSE_S, age_s), settings().longest_pause_s)
+    with transaction() as session:
+        jobs.put_off(session, claim, pause_s=pause_s, because=because)
+    return []
+
+
+def _given_up(claim: Claim, because: str) -> list[Bell]:
+    log.warning("a report on storage commitment is given up: %s", because)
+    with transaction() as session:
+        jobs.give_up(session, claim, because=because)
+    return []
+
+
+def _look(
+    transaction_uid: str,
+    objects: Mapping[str, str],
+    held: Mapping[str, Instance],
+    aside: Sequence[tuple[str, str]],
+) -> Report:
+    """What we commit ourselves to: what has its row, and its whole file with it."""
+    store = Store(settings().store)
+    faults = {uid: _fault(store, class_uid, held.get(uid)) for uid, class_uid in objects.items()}
+    for uid, path in aside:  # the sender was told Success of these, too
+        if not store.path(path).is_file():
+            faults[uid] = faults[uid] or NO_SUCH_OBJECT
+    return Report(
+        transaction_uid,
+        {uid: objects[uid] for uid, fault in faults.items() if fault is None},
+        {uid: (objects[uid], fault) for uid, fault in faults.items() if fault is not None},
+    )
+
+
+def _fault(store: Store, class_uid: str, instance: Instance | None) -> int | None:
+    """The Failure Reason (PS3.3 C.14.1.1) for an object, None when we hold it."""
+    if instance is None:
+        return NO_SUCH_OBJECT
+    if instance.sop_class_uid != class_uid:
+        return CLASS_CONFLICT
+    try:
+        is_whole = _is_whole(store, instance)
+    except FileNotFoundError:
+        return NO_SUCH_OBJECT
+    if not is_whole:
+        log.error("the file of %s is damaged: %s", instance.uid, instance.path)
+        return PROCESSING_FAILURE
+    return None
+
+
+def _is_whole(store: Store, instance: Instance) -> bool:
+    """Whether the file has the bytes that were received: its name is made of their digest."""
+    with store.path(instance.path).open("rb") as file:
+        if os.fstat(file.fileno()).st_size != instance.size_bytes:
+            return False
+        file.seek(140)  # preamble, prefix, and the head of (0002,0000), which says how long its group is
+        length = file.read(4)
+        if len(length) < 4:
+            return False
+        file.seek(struct.unpack("<L", length)[0], os.SEEK_CUR)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return store.named(INSTANCES, instance.uid, instance.transfer_syntax_uid, digest) == instance.path
+
+
+def _tell(sender: Sender | None, report: Report) -> None:
+    """Send the report, as SCP of the association that we open (PS3.4 J.3.3.1.2).
+
+    Raises PacsUnavailable or RefusedByPacs.
+    """
+    if sender is None or not sender.host:
+        raise RefusedByPacs(
+            "the settings have no such sender with a host any more; put it back, then ask again"
+        )
+    assoc = _associate(sender)
+    try:
+        status, _ = assoc.send_n_event_report(
+            commitment.report_information(report),
+            report.event_type,
+            commitment.PUSH_MODEL,
+            commitment.WELL_KNOWN,
+        )
+    except ValueError as error:
+        raise RefusedByPacs(f"{sender.ae_title} takes no reports on a new association") from error
+    except RuntimeError as error:
+        raise PacsUnavailable(f"{sender.ae_title} ended the association: {error}") from error
+    finally:
+        if assoc.is_established:
+            assoc.release()
+    if not status or status.Status in (pacs.PROCESSING_FAILURE, pacs.RESOURCE_LIMITATION):
+        raise PacsUnavailable(f"{sender.ae_title} did not take the report")
+    if not pacs.is_stored(status.Status):
+        raise RefusedByPacs(f"{sender.ae_title} refuses the report (0x{status.Status:04X})")
+
+
+def _associate(sender: Sender) -> Association:
+    ae = AE(ae_title=settings().listener_ae_title)
+    ae.connection_timeout = CONNECT_TIMEOUT_S
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ANSWER_TIMEOUT_S
+    name = f"{sender.ae_title} at {sender.host}:{sender.port}"
+    try:
+        assoc = ae.associate(
+            sender.host,
+            sender.port,
+            contexts=[build_context(commitment.PUSH_MODEL, commitment.TRANSFER_SYNTAXES)],
+            ae_title=sender.ae_title,
+            ext_neg=[build_role(commitment.PUSH_MODEL, scp_role=True)],
+            tls_args=tls.arguments(sender.host, tls.files(settings()) if sender.tls else None),
+        )
+    except (OSError, SettingsError) as error:
+        raise PacsUnavailable(f"{name} cannot be called: {error}") from error
+    if not assoc.is_established:
+        raise PacsUnavailable(f"{name} takes no association of ours")
+    return assoc
