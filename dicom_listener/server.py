@@ -24,8 +24,10 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.transport import AssociationServer
 
 from dicom_listener.bells import Bells
+from dicom_listener.commitment import handle_action, handle_report
 from dicom_listener.handlers import handle_close, handle_echo, handle_end, handle_request, handle_store
 from dicom_listener.upper_layer import Call, caller, messages, wire
+from hilum import commitment
 from hilum.errors import SettingsError
 from hilum.log import keep_values_out
 from hilum.radiograph import decodable_transfer_syntaxes
@@ -68,6 +70,8 @@ class Server(AssociationServer):
                 (evt.EVT_REQUESTED, handle_request, [self.admit]),
                 (evt.EVT_C_ECHO, handle_echo),
                 (evt.EVT_C_STORE, handle_store, [store, bells]),
+                (evt.EVT_N_ACTION, handle_action, [bells]),
+                (evt.EVT_N_EVENT_REPORT, handle_report, [bells]),
                 (evt.EVT_RELEASED, handle_end),
                 (evt.EVT_ABORTED, handle_end),
                 (evt.EVT_CONN_CLOSE, handle_close),
@@ -159,11 +163,11 @@ def serve(limits: Settings) -> None:
 
 
 def contexts() -> _Contexts:
-    """Every storage class and Verification, in the transfer syntaxes that this machine decodes."""
+    """Every storage class, in the transfer syntaxes that this machine decodes, and what else is served."""
     syntaxes: list[str | UID] = [*sorted(decodable_transfer_syntaxes(), key=_preference)]
     classes = [each.abstract_syntax for each in AllStoragePresentationContexts if each.abstract_syntax]
     storage = [build_context(each, syntaxes) for each in classes]
-    return _Contexts([*storage, *VerificationPresentationContexts])
+    return _Contexts([*storage, *VerificationPresentationContexts, commitment.context()])
 
 
 def _crowd(associations: list[Association]) -> list[Association]:

@@ -15,11 +15,19 @@ from typing import Any, cast
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE, DimsePrimitiveType, DimseServiceType
+from pynetdicom.dimse_primitives import (
+    C_ECHO,
+    C_STORE,
+    N_ACTION,
+    N_EVENT_REPORT,
+    DimsePrimitiveType,
+    DimseServiceType,
+)
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.service_class import StorageServiceClass, VerificationServiceClass
+from pynetdicom.service_class_n import StorageCommitmentServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket, RequestHandler
 
@@ -33,8 +41,8 @@ log = logging.getLogger(__name__)
 
 _LONGEST_REQUEST = 1 << 18
 """Bytes of an A-ASSOCIATE-RQ: 128 presentation contexts with many transfer syntaxes stay below."""
-_LONGEST_IN_MEMORY = 1 << 16
-"""Bytes of a message other than a C-STORE's data set, which streams to disk."""
+_LONGEST_IN_MEMORY = 1 << 18
+"""Bytes of a message other than a C-STORE's data set, which streams to disk: 2,000 references fit."""
 _MOST_UNANSWERED = 8
 _LONGEST_WAIT_S = 10.0
 _LISTEN_MS = 200
@@ -44,7 +52,11 @@ _QUIET_S = 1.0
 _SLOWEST_BYTES_S = 1000
 """A modem of the last century is faster; whoever sends slower only holds a place."""
 _IS_COMMAND = 0x01  # of the Message Control Header, PS3.8 E.2
-_SERVED: dict[type, type] = {VerificationServiceClass: C_ECHO, StorageServiceClass: C_STORE}
+_SERVED: dict[type, type | tuple[type, ...]] = {
+    VerificationServiceClass: C_ECHO,
+    StorageServiceClass: C_STORE,
+    StorageCommitmentServiceClass: (N_ACTION, N_EVENT_REPORT),
+}
 """Service class -> what may be asked for in its presentation contexts."""
 
 
