@@ -19,12 +19,11 @@ from db.session import transaction
 from db.studies import Received, Record, Recorded
 from dicom_listener import status
 from dicom_listener.bells import Bells
-from dicom_listener.commitment import only_reports, report_contexts
 from dicom_listener.contents import Contents, read_contents
 from dicom_listener.header import received, required_uid
 from dicom_listener.spool import Spool
 from dicom_listener.status import Refused
-from dicom_listener.upper_layer import caller, messages, wire
+from dicom_listener.upper_layer import caller, let_go, wire
 from hilum.errors import StoreFull
 from hilum.settings import Settings, settings
 from hilum.store import INSTANCES, Store
@@ -55,8 +54,6 @@ def handle_request(event: Event, admit: Callable[[Association], bool]) -> None:
         log.warning("rejected %s: %s", _requestor(assoc), rejection[1])
         assoc.acse.send_reject(*rejection[0])
         assoc.kill()  # waits until the rejection has gone out
-    elif only_reports(_calling(assoc), settings()):
-        assoc.acceptor.supported_contexts = report_contexts()
 
 
 def handle_echo(event: Event) -> int:
@@ -94,9 +91,7 @@ def handle_end(event: Event) -> None:
 
 def handle_close(event: Event) -> None:
     """Remove what a sender left half sent, and wait no longer for one who never asked for anything."""
-    messages(event.assoc).drop()
-    if wire(event.assoc).is_waiting:
-        event.assoc.dul.to_user_queue.put(None)  # as if its time were up
+    let_go(event.assoc)
 
 
 def _keep(event: Event, store: Store, bells: Bells) -> int | Dataset:
@@ -162,9 +157,7 @@ def _rejection(
     called, calling = request.called_ae_title.strip(), request.calling_ae_title.strip()
     if not limits.any_called_ae_title and called != limits.listener_ae_title:
         return NOT_OUR_NAME, f"it calls {called!r}, and we are {limits.listener_ae_title!r}"
-    if limits.senders and not (
-        _is_known(calling, assoc.requestor.address, limits) or only_reports(calling, limits)
-    ):
+    if limits.senders and not _is_known(calling, assoc.requestor.address, limits):
         return UNKNOWN_CALLER, "it is no sender of the settings, or calls from another address"
     if because := _why_no_room(request, limits):
         return NO_ROOM, because
@@ -209,10 +202,6 @@ def _sender_ae(assoc: Association) -> str:
 
 def _requestor(assoc: Association) -> str:
     return f"{cast(A_ASSOCIATE, assoc.requestor.primitive).calling_ae_title!r} at {assoc.requestor.address}"
-
-
-def _calling(assoc: Association) -> str:
-    return cast(A_ASSOCIATE, assoc.requestor.primitive).calling_ae_title.strip()
 
 
 def _what_fails(error: Exception) -> str:

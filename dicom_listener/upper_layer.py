@@ -24,6 +24,7 @@ from pynetdicom.dimse_primitives import (
     DimseServiceType,
 )
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.service_class import StorageServiceClass, VerificationServiceClass
@@ -137,6 +138,23 @@ class Wire(AssociationSocket):
         abort.source = 0x02  # the service provider
         abort.reason_diagnostic = 0x06  # invalid PDU parameter value, PS3.8 9.3.8
         self.send(abort.encode())
+
+
+class Provider(DULServiceProvider):
+    """Upper layer of one association, which leaves nothing open behind it."""
+
+    def run_reactor(self) -> None:
+        """Serve the connection until its end; a PDU for which it is not the time is that, too.
+
+        pynetdicom's state machine knows no answer to some of them, and would end with an open connection.
+        """
+        try:
+            super().run_reactor()
+        except InvalidEventError:
+            log.warning("%s sends what does not belong there", caller(self.assoc))
+        finally:
+            wire(self.assoc).close()
+            let_go(self.assoc)
 
 
 class Messages(DIMSEServiceProvider):
@@ -266,7 +284,7 @@ class Call(RequestHandler):
 
     def _create_association(self) -> Association:
         assoc = super()._create_association()
-        assoc.dul = DULServiceProvider(assoc)  # a new one, since its socket cannot be replaced
+        assoc.dul = Provider(assoc)  # a new one, since its socket cannot be replaced
         assoc.set_socket(Wire(assoc, client_socket=self.request))
         assoc.dimse = Messages(assoc, self._store)
         assoc.acse_timeout = _artim_s()
@@ -282,6 +300,13 @@ def wire(assoc: Association) -> Wire:
 def messages(assoc: Association) -> Messages:
     """The messages of an association that `Call` made."""
     return cast(Messages, assoc.dimse)
+
+
+def let_go(assoc: Association) -> None:
+    """Remove what a caller left half sent, and wait no longer for one who never asked for anything."""
+    messages(assoc).drop()
+    if wire(assoc).is_waiting:
+        assoc.dul.to_user_queue.put(None)  # as if its time were up
 
 
 def caller(assoc: Association) -> str:

@@ -15,6 +15,7 @@ from tests.hostile.wire import (
     RELEASE,
     VERIFICATION,
     Caller,
+    associate,
     command,
     echo_command,
     p_data,
@@ -153,3 +154,26 @@ def test_idle_associations_cost_next_to_nothing(listener: Listener, image: Parce
         assert share < 0.05
         callers[0].send(p_data(3, LAST | COMMAND, echo_command()))
         assert callers[0].answer(1) == "0x0000"
+
+
+@pytest.mark.parametrize("again", [storage("1.2.840.10008.1.1"), p_data(1, LAST, b"x"), RELEASE])
+def test_a_caller_who_does_not_wait_for_the_answer_is_cut_off(
+    listener: Listener, image: Parcel, again: bytes
+) -> None:
+    for _ in range(10):  # whether the answer or the second request comes first is a race
+        with Caller(listener.port) as caller:
+            caller.send(storage(image.sop_class_uid) + again)
+            assert caller.is_closed(5)
+    assert "an association broke" not in listener.log
+
+
+def test_names_of_callers_cannot_forge_the_log(listener: Listener, image: Parcel) -> None:
+    forged = associate((1, image.sop_class_uid, [image.transfer_syntax_uid]), calling=b"A\nB\x1b[2J\x07")
+    with Caller(listener.port) as caller:
+        caller.send(forged)
+        caller.answer(5)
+        caller.send(store_message(image.sop_class_uid, image.uid, image.content))
+        caller.answer(5)
+    wait_for(lambda: "A" in listener.log and not listener.files("aside"), 10, "the end")
+    assert all(character.isprintable() for line in listener.log.split("\n") for character in line)
+    assert all(line[:2] == "20" for line in listener.log.splitlines()), listener.log
