@@ -87,6 +87,38 @@ class Held:
         return f"delivery to {', '.join(open_)}" if open_ and self.state == StudyState.REPORTED else ""
 
 
+@dataclass(frozen=True)
+class Gap:
+    """A study that should be final by now, and is not."""
+
+    source: str
+    day: date
+    study_uid: str
+    accession_number: str
+    missing: str
+    """What lacks, in words: images, or the step that comes next."""
+    since: datetime
+    because: str
+    """Why, as far as it is known."""
+    uids: frozenset[str] = frozenset()
+    """The SOP Instance UIDs of the images that never came."""
+    series_uids: tuple[str, ...] = ()
+    """The series of those images."""
+    is_idle: bool = False
+    """Whether its work has stopped without its end, for another reason than that a person said so."""
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day of a source: its sum, and its gaps."""
+
+    source: str
+    day: date
+    counts: Counts
+    gaps: Sequence[Gap] = ()
+    not_asked_because: str | None = None
+
+
 def held(session: Session, study_uids: Collection[str]) -> dict[str, Held]:
     """Study Instance UID -> what we hold of it; those that we do not know are left out."""
     found: dict[str, Held] = {}
@@ -144,9 +176,11 @@ def note_not_asked(session: Session, source: str, day: date, because: str) -> No
     _upsert(session, row | {"not_asked_because": because}, {"not_asked_because": because})
 
 
-def days(session: Session, first: date, last: date, *, sources: Collection[str]) -> list[LedgerDay]:
-    """The sums of these sources and days, both days included, the oldest first."""
-    query = select(LedgerDay).where(LedgerDay.day.between(first, last), LedgerDay.source.in_(sources))
+def days(session: Session, first: date, last: date, *, source: str | None = None) -> list[LedgerDay]:
+    """The sums of a source, or of all, of these days, both days included, the oldest first."""
+    query = select(LedgerDay).where(LedgerDay.day.between(first, last))
+    if source is not None:
+        query = query.where(LedgerDay.source == source)
     return list(session.scalars(query.order_by(LedgerDay.day, LedgerDay.source)))
 
 

@@ -8,7 +8,7 @@ from datetime import date, datetime, time, timedelta
 from sqlalchemy.orm import Session
 
 from db import audit, jobs, ledger
-from db.ledger import Counts, Held
+from db.ledger import Counts, Day, Gap, Held
 from db.session import transaction
 from db.tables import JobState, LedgerDay, StudyState
 from hilum.errors import PacsUnavailable, RefusedByPacs
@@ -21,38 +21,6 @@ log = logging.getLogger(__name__)
 LOOKS_BACK_DAYS = 14
 """How long a day with gaps is asked for again each hour."""
 _STOPPED = frozenset((JobState.FAILED, JobState.QUARANTINED))
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A study that should be final by now, and is not."""
-
-    source: str
-    day: date
-    study_uid: str
-    accession_number: str
-    missing: str
-    """What lacks, in words: images, or the step that comes next."""
-    since: datetime
-    because: str
-    """Why, as far as it is known."""
-    uids: frozenset[str] = frozenset()
-    """The SOP Instance UIDs of the images that never came."""
-    series_uids: tuple[str, ...] = ()
-    """The series of those images."""
-    is_idle: bool = False
-    """Whether its work has stopped without its end, for another reason than that a person said so."""
-
-
-@dataclass(frozen=True)
-class Day:
-    """One day of a source: its sum, and its gaps."""
-
-    source: str
-    day: date
-    counts: Counts
-    gaps: Sequence[Gap] = ()
-    not_asked_because: str | None = None
 
 
 @app.task(name=LEDGER)
@@ -70,7 +38,7 @@ def days_to_take(session: Session, source: str, today: date) -> list[date]:
     """Today, yesterday, and of the days before, since the first sum, those with gaps or not told of."""
     first = ledger.first_day(session, source) or today
     back = max(first, today - timedelta(days=LOOKS_BACK_DAYS))
-    known = {each.day: each for each in ledger.days(session, back, today, sources=[source])}
+    known = {each.day: each for each in ledger.days(session, back, today, source=source)}
     every = [back + timedelta(days=number) for number in range((today - back).days + 1)]
     return [day for day in every if day >= today - timedelta(days=1) or _is_open(known.get(day))]
 

@@ -1,6 +1,8 @@
 """The ledger of what a source PACS has: what it lists, what lacks, and how that is closed."""
 
+import csv
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -11,10 +13,13 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage
 from sqlalchemy import delete, select
+from typer.testing import CliRunner
 
+from console import cli
+from console.cli.terminal import NotThere
 from db import findings, jobs, ledger, reports, studies
 from db.findings import Read
-from db.ledger import Counts
+from db.ledger import Counts, Day
 from db.schema import upgrade
 from db.session import transaction
 from db.studies import Preparation
@@ -29,7 +34,7 @@ from tests.peers import scu
 from tests.peers.helpers import free_port
 from tests.peers.orthanc import Orthanc
 from tests.peers.studies import claim, job, receive
-from worker.ledger import Day, close, days_to_take, moment, take, take_stock
+from worker.ledger import close, days_to_take, moment, take, take_stock
 
 LONG_AGO = datetime(2026, 1, 1, 12, tzinfo=UTC)
 _days = (date(2026, 1, 1) + timedelta(days=2 * number) for number in range(100))
@@ -158,7 +163,7 @@ def test_a_day_is_counted_from_what_the_source_has_to_what_is_final(
         never.StudyInstanceUID: "1 of 1 images",
     }
     with transaction() as session:
-        [kept] = ledger.days(session, day, day, sources=["ORTHANC"])
+        [kept] = ledger.days(session, day, day, source="ORTHANC")
     assert (kept.counts, kept.not_asked_because) == (asdict(told.counts), None)
     uids = sorted(ds.SOPInstanceUID for ds in (*whole, *half, never))
     assert kept.digest == hashlib.sha256("".join(f"{uid}\n" for uid in uids).encode()).hexdigest()
@@ -242,13 +247,13 @@ def test_a_source_that_is_away_is_said_to_be_and_what_it_told_before_stands(
     told = taken(source(port=free_port()), day, day + timedelta(days=1))
     assert [each.not_asked_because is None for each in told] == [False, False]
     with transaction() as session:
-        kept = ledger.days(session, day, day + timedelta(days=1), sources=["ORTHANC"])
+        kept = ledger.days(session, day, day + timedelta(days=1), source="ORTHANC")
         assert days_to_take(session, "ORTHANC", day + timedelta(days=7))[:2] == [each.day for each in kept]
     assert [each.counts["listed_studies"] for each in kept] == [1, 0]
     assert "does not answer" in (kept[0].not_asked_because or "")
     taken(source(), day)
     with transaction() as session:
-        [again] = ledger.days(session, day, day, sources=["ORTHANC"])
+        [again] = ledger.days(session, day, day, source="ORTHANC")
     assert again.not_asked_because is None
 
 
@@ -273,7 +278,7 @@ def test_the_hourly_task_counts_today_and_tells_of_gaps(
     take_stock()
     assert f"study {ds.StudyInstanceUID} of ORTHANC lacks 1 of 1 images: never received" in caplog.text
     with transaction() as session:
-        assert [each.day for each in ledger.days(session, today, today, sources=["ORTHANC"])] == [today]
+        assert [each.day for each in ledger.days(session, today, today, source="ORTHANC")] == [today]
 
 
 def test_what_never_came_is_asked_for_by_c_move(
@@ -388,3 +393,85 @@ def test_a_studys_time_is_local_and_rather_late_than_early(
         found = moment(day, study_time)
     time.tzset()
     assert found.astimezone(UTC).replace(tzinfo=None).isoformat() == expected
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Exit status and output of `hilum ledger`; errors meant for its `main` come out as they are."""
+    result = CliRunner().invoke(cli.app, ["ledger", *arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def only(day: date) -> list[str]:
+    return ["--from", day.isoformat(), "--to", day.isoformat()]
+
+
+def test_the_command_lists_gaps_and_closes_them(archive: Orthanc, source: Source, day: date) -> None:
+    ds = image(day, AccessionNumber="A4711", StudyTime="0930")
+    store(archive, ds)
+    source(retrieve="c-get")
+    status, told = run(*only(day))
+    assert status == 1
+    for words in (
+        day.isoformat(),
+        "ORTHANC",
+        "A4711",
+        "1 of 1 images",
+        "never received",
+        ds.StudyInstanceUID,
+    ):
+        assert words in told
+    status, told = run(*only(day), "--close")
+    assert (status, f"{ds.StudyInstanceUID}: 1 of 1 images came" in told) == (1, True)
+    assert run(*only(day))[0] == 0, "it has just come, and waits for its turn"
+
+
+def test_the_command_tells_programs_the_same(archive: Orthanc, source: Source, day: date) -> None:
+    ds = image(day, AccessionNumber="A4711")
+    store(archive, ds)
+    source(retrieve="c-get")
+    status, told = run(*only(day), "--json", "--close")
+    [only_day] = json.loads(told)
+    [gap] = only_day.pop("gaps")
+    assert (status, only_day["source"], only_day["day"]) == (1, "ORTHANC", day.isoformat())
+    assert (only_day["not_asked_because"], only_day["counts"]["missing_images"]) == (None, 1)
+    assert (gap["study_uid"], gap["accession_number"]) == (ds.StudyInstanceUID, "A4711")
+    assert (gap["because"], gap["closed"]) == ("never received", "1 of 1 images came")
+
+
+def test_the_sums_of_past_days_are_printed_without_asking(
+    archive: Orthanc, source: Source, day: date
+) -> None:
+    store(archive, image(day))
+    source()
+    run(*only(day))
+    source(port=free_port())
+    run(*only(day + timedelta(days=1)))
+    status, told = run("--daily", "--from", day.isoformat(), "--to", (day + timedelta(days=1)).isoformat())
+    first, second = csv.DictReader(told.splitlines())
+    assert (status, first["source"], first["day"], first["gaps"]) == (0, "ORTHANC", day.isoformat(), "1")
+    assert (first["listed_images"], first["not_asked_because"], len(first["digest"])) == ("1", "", 64)
+    assert datetime.fromisoformat(first["counted_at"]).tzinfo is not None
+    assert (second["listed_images"], second["counted_at"], second["digest"]) == ("", "", "")
+    assert "does not answer" in second["not_asked_because"]
+    assert run("--daily", *only(day), "--source", "OTHER")[1].count("\n") == 1
+
+
+def test_a_source_that_is_away_is_told_and_the_exit_status_says_so(source: Source, day: date) -> None:
+    source(port=free_port())
+    status, told = run(*only(day))
+    assert (status, "not asked: ORTHANC" in told) == (1, True)
+
+
+def test_who_may_not_be_asked_is_named(source: Source, hilum_env: SettingsChange, day: date) -> None:
+    source()
+    with pytest.raises(NotThere, match="'OTHER' is no sender that may be asked; there is ORTHANC"):
+        run(*only(day), "--source", "OTHER")
+    hilum_env(senders=[])
+    with pytest.raises(NotThere, match="no sender may be asked"):
+        run()
+
+
+def test_days_the_wrong_way_round_are_refused(source: Source) -> None:
+    assert run("--from", "2026-02-02", "--to", "2026-02-01")[0] == 2
