@@ -1,9 +1,9 @@
 """What a caller asks for, checked and answered: an association, a C-ECHO, a C-STORE."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
 from typing import cast
 
 from pydicom import Dataset
@@ -17,10 +17,12 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from db import studies
 from db.session import transaction
 from db.studies import Received, Record, Recorded
-from dicom_listener import status
+from dicom_listener import rules, status
 from dicom_listener.bells import Bells
+from dicom_listener.commitment import only_reports, report_contexts
 from dicom_listener.contents import Contents, read_contents
 from dicom_listener.header import received, required_uid
+from dicom_listener.rules import Pace
 from dicom_listener.spool import Spool
 from dicom_listener.status import Refused
 from dicom_listener.upper_layer import caller, let_go, wire
@@ -54,6 +56,10 @@ def handle_request(event: Event, admit: Callable[[Association], bool]) -> None:
         log.warning("rejected %s: %s", _requestor(assoc), rejection[1])
         assoc.acse.send_reject(*rejection[0])
         assoc.kill()  # waits until the rejection has gone out
+    elif only_reports(_calling(assoc), settings()):
+        assoc.acceptor.supported_contexts = report_contexts()
+    elif sender := settings().sender(_calling(assoc)):
+        assoc.acceptor.supported_contexts = rules.allowed(assoc.acceptor.supported_contexts, sender)
 
 
 def handle_echo(event: Event) -> int:
@@ -81,6 +87,17 @@ def handle_store(event: Event, store: Store, bells: Bells) -> int | Dataset:
         log.warning("refused %r of %s: %s", uid, caller(event.assoc), type(error).__name__)
         log.debug("the refused object of %s", caller(event.assoc), exc_info=True)
         return status.refusal(status.CANNOT_UNDERSTAND, "the data set cannot be read")
+
+
+def handle_paced_store(event: Event, store: Store, bells: Bells, pace: Pace) -> int | Dataset:
+    """Likewise, after the delay by which the sender's rule slows it down; 0xA700 when none would do."""
+    sender = settings().sender(event.assoc.requestor.ae_title)
+    delay_s = pace.delay_s(sender) if sender else 0.0
+    if delay_s is None:
+        log.warning("refused an object of %s: it is faster than its objects_per_minute", caller(event.assoc))
+        return status.refusal(status.OUT_OF_RESOURCES, "you send too many a minute: try again later")
+    time.sleep(delay_s)
+    return handle_store(event, store, bells)
 
 
 def handle_end(event: Event) -> None:
@@ -155,10 +172,11 @@ def _rejection(
 ) -> tuple[Rejection, str] | None:
     request = cast(A_ASSOCIATE, assoc.requestor.primitive)
     called, calling = request.called_ae_title.strip(), request.calling_ae_title.strip()
-    if not limits.any_called_ae_title and called != limits.listener_ae_title:
-        return NOT_OUR_NAME, f"it calls {called!r}, and we are {limits.listener_ae_title!r}"
-    if limits.senders and not _is_known(calling, assoc.requestor.address, limits):
-        return UNKNOWN_CALLER, "it is no sender of the settings, or calls from another address"
+    name = _name_to_call(calling, limits)
+    if name and called != name:
+        return NOT_OUR_NAME, f"it calls {called!r}, and is to call {name!r}"
+    if because := _objection(assoc, calling, limits):
+        return UNKNOWN_CALLER, because
     if because := _why_no_room(request, limits):
         return NO_ROOM, because
     if not admit(assoc):
@@ -180,11 +198,23 @@ def _why_no_room(request: A_ASSOCIATE, limits: Settings) -> str | None:
     return None
 
 
-def _is_known(ae_title: str, address: str, limits: Settings) -> bool:
-    sender = limits.sender(ae_title)
-    if sender is None:
-        return False
-    return not sender.addresses or any(ip_address(address) in ip_network(each) for each in sender.addresses)
+def _name_to_call(calling: str, limits: Settings) -> str:
+    """The AE title by which a caller must call us; empty: any."""
+    sender = limits.sender(calling)
+    if sender is not None and sender.called_ae_title:
+        return sender.called_ae_title
+    return "" if limits.any_called_ae_title else limits.listener_ae_title
+
+
+def _objection(assoc: Association, calling: str, limits: Settings) -> str | None:
+    certificate = wire(assoc).certificate_sha256
+    if only_reports(calling, limits):
+        asked = limits.committing(calling)
+        places = [place for place in limits.destinations if place.name in asked]
+        return rules.objection_to_reports(places, certificate)
+    if not limits.senders:
+        return None
+    return rules.objection(limits.sender(calling), str(assoc.requestor.address), certificate)
 
 
 def _is_urgent(assoc: Association, limits: Settings) -> bool:
@@ -202,6 +232,10 @@ def _sender_ae(assoc: Association) -> str:
 
 def _requestor(assoc: Association) -> str:
     return f"{cast(A_ASSOCIATE, assoc.requestor.primitive).calling_ae_title!r} at {assoc.requestor.address}"
+
+
+def _calling(assoc: Association) -> str:
+    return cast(A_ASSOCIATE, assoc.requestor.primitive).calling_ae_title.strip()
 
 
 def _what_fails(error: Exception) -> str:

@@ -25,9 +25,16 @@ from pynetdicom.transport import AssociationServer
 
 from dicom_listener.bells import Bells
 from dicom_listener.commitment import handle_action, handle_report
-from dicom_listener.handlers import handle_close, handle_echo, handle_end, handle_request, handle_store
+from dicom_listener.handlers import (
+    handle_close,
+    handle_echo,
+    handle_end,
+    handle_paced_store,
+    handle_request,
+)
+from dicom_listener.rules import Pace
 from dicom_listener.upper_layer import Call, caller, messages, wire
-from hilum import commitment
+from hilum import commitment, tls
 from hilum.errors import SettingsError
 from hilum.log import keep_values_out
 from hilum.radiograph import decodable_transfer_syntaxes
@@ -52,45 +59,12 @@ class _Contexts(list[PresentationContext]):
         return self  # pynetdicom copies them for each association, which takes 40 ms
 
 
-class Server(AssociationServer):
-    """Takes connections; knows which of them are associations that count."""
+class Places:
+    """The associations that count, on all ports of this process."""
 
-    request_queue_size = 128
-
-    def __init__(self, ae: AE, store: Store, bells: Bells, limits: Settings) -> None:
-        self._shares_port = limits.listener_processes > 1
+    def __init__(self) -> None:
         self._admitted: list[Association] = []
         self._admission = threading.Lock()
-        super().__init__(
-            ae,
-            (limits.listener_host, limits.listener_port),
-            limits.listener_ae_title,
-            contexts(),
-            evt_handlers=[
-                (evt.EVT_REQUESTED, handle_request, [self.admit]),
-                (evt.EVT_C_ECHO, handle_echo),
-                (evt.EVT_C_STORE, handle_store, [store, bells]),
-                (evt.EVT_N_ACTION, handle_action, [bells]),
-                (evt.EVT_N_EVENT_REPORT, handle_report, [bells]),
-                (evt.EVT_RELEASED, handle_end),
-                (evt.EVT_ABORTED, handle_end),
-                (evt.EVT_CONN_CLOSE, handle_close),
-            ],
-            request_handler=partial(Call, store=store),
-        )
-
-    def server_bind(self) -> None:
-        """Bind the port, alone or together with other processes of ours."""
-        if self._shares_port and self.socket:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        super().server_bind()
-
-    def verify_request(self, request: object, client_address: object) -> bool:
-        """Take every connection, but keep only so many that say nothing."""
-        silent = [assoc for assoc in self.active_associations if wire(assoc).is_waiting]
-        if len(silent) >= _MOST_WAITING:
-            wire(_crowd(silent)[0]).hang_up()
-        return True
 
     def admit(self, assoc: Association) -> bool:
         """Count an association, unless as many as may be are open and none of them can give way."""
@@ -117,15 +91,67 @@ class Server(AssociationServer):
         self._admitted.remove(longest)
         return True
 
+
+class Server(AssociationServer):
+    """Takes the connections of one port, by TLS or without it."""
+
+    request_queue_size = 128
+
+    def __init__(
+        self, ae: AE, limits: Settings, port: int, store: Store, bells: Bells, places: Places, pace: Pace
+    ) -> None:
+        self._shares_port = limits.listener_processes > 1
+        self._tls = tls.files(limits) if port == limits.listener_tls_port else None
+        super().__init__(
+            ae,
+            (limits.listener_host, port),
+            limits.listener_ae_title,
+            contexts(),
+            evt_handlers=[
+                (evt.EVT_REQUESTED, handle_request, [places.admit]),
+                (evt.EVT_C_ECHO, handle_echo),
+                (evt.EVT_C_STORE, handle_paced_store, [store, bells, pace]),
+                (evt.EVT_N_ACTION, handle_action, [bells]),
+                (evt.EVT_N_EVENT_REPORT, handle_report, [bells]),
+                (evt.EVT_RELEASED, handle_end),
+                (evt.EVT_ABORTED, handle_end),
+                (evt.EVT_CONN_CLOSE, handle_close),
+            ],
+            request_handler=partial(Call, store=store),
+        )
+
+    def server_bind(self) -> None:
+        """Bind the port, alone or together with other processes of ours."""
+        if self._shares_port and self.socket:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """The next connection; with TLS its handshake is still to come, in its own thread."""
+        request, address = super().get_request()
+        if self._tls:
+            context = tls.server_context(self._tls)
+            request = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        return request, address
+
+    def verify_request(self, request: object, client_address: object) -> bool:
+        """Take every connection, but keep only so many that say nothing."""
+        silent = [assoc for assoc in self.active_associations if wire(assoc).is_waiting]
+        if len(silent) >= _MOST_WAITING:
+            wire(_crowd(silent)[0]).hang_up()
+        return True
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Log what went wrong with a connection, and go on."""
         log.exception("a connection from %s could not be answered", client_address)
 
-    def stop(self, finish_s: float) -> None:
-        """Take no more connections, let requests under way be answered, then end what is open."""
+    def close_door(self) -> None:
+        """Take no more connections."""
         socketserver.BaseServer.shutdown(self)
         self.server_close()
-        deadline = time.monotonic() + finish_s
+
+    def finish(self, deadline: float) -> None:
+        """Let requests under way be answered, until then at most, and end what is open."""
         while (open_ := self.active_associations) and time.monotonic() < deadline:
             for assoc in open_:
                 if wire(assoc).is_waiting:
@@ -140,25 +166,33 @@ class Server(AssociationServer):
 def serve(limits: Settings) -> None:
     """Listen until SIGTERM or SIGINT, then finish what is under way; SIGHUP reads the settings anew.
 
-    Of these, the address, the port, our name and the number of processes need a restart.
+    Of these, the address, the ports, our name, the number of processes and the names of the files for
+    TLS need a restart; a certificate that is renewed in its file does not.
 
     Raises
     ------
     SettingsError
-        When the address cannot be bound, because another program has it for example.
+        When the address cannot be bound, because another program has it for example, or the files for
+        TLS cannot be used.
     """
     _set_up_libraries()
     store = Store(limits.store)
     tempfile.tempdir = str(store.aside)  # objects stream to where a rename puts them into their place
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # before the first thread, which inherits it
     bells = Bells()
-    server = _bound(limits, store, bells)
-    threading.Thread(target=server.serve_forever, name="listener", daemon=True).start()
-    log.info("%s listens on %s:%d", limits.listener_ae_title, limits.listener_host, limits.listener_port)
+    servers = _bound(limits, store, bells)
+    for server in servers:
+        threading.Thread(target=server.serve_forever, name="listener", daemon=True).start()
+    log.info(
+        "%s listens on %s:%s",
+        limits.listener_ae_title,
+        limits.listener_host,
+        ", ".join(map(str, _ports(limits))),
+    )
     for _ in iter(lambda: signal.sigwait(_SIGNALS) == signal.SIGHUP, False):
         _read_settings_anew()
     log.info("stopping")
-    server.stop(FINISH_S)
+    _stop(servers)
     bells.stop(patience_s=2)
 
 
@@ -193,19 +227,42 @@ def _preference(syntax: UID) -> int:
     return order.index(syntax) - 2 if syntax in order else int(syntax in last)
 
 
-def _bound(limits: Settings, store: Store, bells: Bells) -> Server:
+def _bound(limits: Settings, store: Store, bells: Bells) -> list[Server]:
+    """A server for each port; they share what they count."""
+    if limits.listener_tls_port is not None:
+        tls.server_context(tls.files(limits))  # what is wrong with its files is said now
     ae = AE(limits.listener_ae_title)
     ae.maximum_pdu_size = limits.max_pdu_bytes
     ae.maximum_associations = 1_000_000  # pynetdicom counts silent connections too; `admit` does not
-    try:
-        return Server(ae, store, bells, limits)
-    except OSError as error:
-        where = f"{limits.listener_host}:{limits.listener_port}"
-        if error.errno == errno.EADDRINUSE:
-            raise SettingsError(
-                f"{where} is taken by another program: stop it, or choose another listener_port"
-            ) from error
-        raise SettingsError(f"listener_host, listener_port: {where} cannot be bound: {error}") from error
+    places, pace, servers = Places(), Pace(), list[Server]()
+    for port, name in _ports(limits).items():
+        try:
+            servers.append(Server(ae, limits, port, store, bells, places, pace))
+        except OSError as error:
+            raise SettingsError(_why_not_bound(error, f"{limits.listener_host}:{port}", name)) from error
+    return servers
+
+
+def _ports(limits: Settings) -> dict[int, str]:
+    """Port -> the setting that names it."""
+    ports = {limits.listener_port: "listener_port"}
+    if limits.listener_tls_port is not None:
+        ports[limits.listener_tls_port] = "listener_tls_port"
+    return ports
+
+
+def _why_not_bound(error: OSError, where: str, name: str) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is taken by another program: stop it, or choose another {name}"
+    return f"listener_host, {name}: {where} cannot be bound: {error}"
+
+
+def _stop(servers: list[Server]) -> None:
+    deadline = time.monotonic() + FINISH_S
+    for server in servers:
+        server.close_door()
+    for server in servers:
+        server.finish(deadline)
 
 
 def _read_settings_anew() -> None:
