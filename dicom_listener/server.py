@@ -284,3 +284,5 @@ def _set_up_libraries() -> None:
 
 def _log_thread_death(death: threading.ExceptHookArgs) -> None:
     log.warning("an association broke: %s", death.exc_type.__name__)
+    if isinstance(death.thread, Association):
+        death.thread.dul.kill_dul()  # which closes the connection

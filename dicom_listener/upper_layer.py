@@ -231,13 +231,11 @@ class Messages(DIMSEServiceProvider):
             return None, None
 
     def _is_served(self, context_id: int, message: DimseServiceType) -> bool:
-        if message.MessageIDBeingRespondedTo is not None:
-            return True  # an answer, which nobody waits for
+        if not message.is_valid_request:  # an answer is, which nobody waits for
+            return message.MessageIDBeingRespondedTo is not None and message._dataset_file is None
         context = self.assoc._accepted_cx.get(context_id)
-        if context is None or not message.is_valid_request:
-            return False
-        service = uid_to_service_class(cast(str, context.abstract_syntax))
-        return isinstance(message, _SERVED.get(service, object))
+        service = uid_to_service_class(cast(str, context.abstract_syntax)) if context else None
+        return service is not None and isinstance(message, _SERVED.get(service, object))
 
     def _receive(self, value: tuple[int, bytes]) -> None:
         spool = self.message._data_set_file if self.message else None

@@ -84,8 +84,8 @@ def requests(image: Parcel) -> dict[str, tuple[int, bytes]]:
         0x1000: image.uid,
     }
 
-    def without(element: int) -> bytes:
-        return command({number: value for number, value in usual.items() if number != element})
+    def without(element: int, also: dict[int, bytes | int | str] | None = None) -> bytes:
+        return command({number: usual[number] for number in usual.keys() - {element}} | (also or {}))
 
     return {
         "without a message id": (1, without(0x0110)),
@@ -93,6 +93,8 @@ def requests(image: Parcel) -> dict[str, tuple[int, bytes]]:
         "without an instance": (1, without(0x1000)),
         "with an instance of 400 characters": (1, command(usual | {0x1000: "1." * 200 + "1"})),
         "among C-ECHOs": (3, store_command(VERIFICATION, image.uid)),
+        "among C-ECHOs, which is an answer, too": (3, store_command(VERIFICATION, image.uid, x0120=1)),
+        "that is only an answer": (1, without(0x0110, also={0x0120: 1})),
     }
 
 
@@ -165,6 +167,13 @@ def test_a_caller_who_does_not_wait_for_the_answer_is_cut_off(
             caller.send(storage(image.sop_class_uid) + again)
             assert caller.is_closed(5)
     assert "an association broke" not in listener.log
+
+
+def test_a_proposal_without_transfer_syntaxes_does_not_hold_the_connection(listener: Listener) -> None:
+    for nothing in (associate((1, VERIFICATION, [])), associate((1, "", [""]))):
+        with Caller(listener.port) as caller:
+            caller.send(nothing)
+            assert caller.is_closed(IDLE_S / 2)
 
 
 def test_names_of_callers_cannot_forge_the_log(listener: Listener, image: Parcel) -> None:
