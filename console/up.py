@@ -39,7 +39,9 @@ def up(ours: Settings, out: IO[str]) -> None:
     """
     os.umask(OWNER_ALONE)
     with locked(ours.data_dir):
-        _require_free_port(ours.listener_host, ours.listener_port)
+        _require_free_port(ours.listener_host, "listener_port", ours.listener_port)
+        if ours.listener_tls_port is not None:
+            _require_free_port(ours.listener_host, "listener_tls_port", ours.listener_tls_port)
         schema.upgrade(ours.database)
         Supervisor(programs(ours), out).run()
 
@@ -87,14 +89,14 @@ def stop_process(process: subprocess.Popen[bytes], within_s: float) -> None:
         process.wait()
 
 
-def _require_free_port(host: str, port: int) -> None:
+def _require_free_port(host: str, name: str, port: int) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise SettingsError(
-                f"listener_port: cannot listen on {host}:{port} ({error.strerror}); "
+                f"{name}: cannot listen on {host}:{port} ({error.strerror}); "
                 "stop what does, or choose another"
             ) from None
 

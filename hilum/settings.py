@@ -10,7 +10,7 @@ from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -92,6 +92,8 @@ def _database_url(text: str) -> str:
 def _broker_url(text: str) -> str:
     if text and urlsplit(text).scheme not in _BROKERS:
         raise ValueError("should begin with redis://, rediss:// or redis+socket://")
+    if parse_qs(urlsplit(text).query).get("ssl_cert_reqs", ["required"]) != ["required"]:
+        raise ValueError("ssl_cert_reqs should be required, or left out: it is required then")
     return text
 
 
@@ -318,7 +320,7 @@ class Settings(BaseSettings):
         """The broker's URL in force, with its password."""
         if not self.broker_url:
             return f"redis+socket://{self.embedded_socket}"
-        return _with_password(self.broker_url, self._broker_password)
+        return _verifying(_with_password(self.broker_url, self._broker_password))
 
     @property
     def store(self) -> Path:
@@ -434,6 +436,14 @@ def _with_password(url: str, password: str) -> str:
     parts = urlsplit(url)
     user, _, place = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{user.partition(':')[0]}:{quote(password, safe='')}@{place}").geturl()
+
+
+def _verifying(url: str) -> str:
+    """The same URL, by which a certificate is asked for: kombu takes any where `rediss://` alone is given."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss" or "ssl_cert_reqs=" in parts.query:
+        return url
+    return parts._replace(query=f"{parts.query}&ssl_cert_reqs=required".lstrip("&")).geturl()
 
 
 class _File(TomlConfigSettingsSource):

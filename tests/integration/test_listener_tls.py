@@ -32,7 +32,7 @@ from tests.integration.conftest import StartListener
 from tests.integration.radiographs import large, radiograph
 from tests.peers.certificates import Authority, Certificate
 from tests.peers.dcmtk import echoscu, storescu
-from tests.peers.helpers import free_port, wait_for
+from tests.peers.helpers import answers, free_port, wait_for
 from tests.peers.listener import Listener
 from tests.peers.scu import OUT_OF_RESOURCES, SUCCESS, parcel, send
 
@@ -95,6 +95,7 @@ def listener(
         tls_ca=authority.ca,
         senders=json.dumps(senders),
     )
+    wait_for(lambda: answers(tls_port), what="the port for TLS")
     yield running
     running.stop()
     engine(running.database_url).dispose()

@@ -127,6 +127,7 @@ def test_a_file_that_is_not_toml_is_named(toml: Path) -> None:
         ),
         ("DATABASE_URL", "nonsense", "database_url: should be like"),
         ("DATABASE_URL", "postgresql+psycopg://h:port/x", "database_url: should be like"),
+        ("BROKER_URL", "rediss://broker?ssl_cert_reqs=none", "ssl_cert_reqs should be required"),
         ("BROKER_URL", "amqp://broker", "broker_url: should begin with redis://"),
     ],
 )
@@ -270,6 +271,7 @@ def test_a_password_may_stand_in_a_file_of_its_own(
     assert ours.database.endswith("/hilum?sslmode=verify-full")
     broker = urlsplit(ours.broker)
     assert (broker.username, unquote(broker.password or ""), broker.port) == ("hilum", "s/e:c@ret%", 6380)
+    assert broker.query == "ssl_ca_certs=/ca.pem&ssl_cert_reqs=required"
     assert "ret" not in repr(ours)
     monkeypatch.setenv("HILUM_BROKER_PASSWORD_FILE", "/not/there")
     assert "broker_password_file: cannot be read" in refusal()
