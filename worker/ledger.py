@@ -78,17 +78,17 @@ class _Line:
     missing: frozenset[str]
     """Those of them that never came."""
     held: Held | None
-    is_removed: bool
-    """Whether it was final, and its rows were removed because of its age."""
+    was_removed: bool
+    """Whether it was final once, and its rows were removed because of its age."""
 
     @property
     def lacks(self) -> str:
         """What keeps it from being final, in words; empty when nothing does."""
-        if self.is_removed:
-            return ""
         if self.missing:
             return f"{len(self.missing)} of {len(self.uids)} images"
-        return self.held.lacks if self.held else "the study: its images came in another one"
+        if self.held:
+            return self.held.lacks
+        return "" if self.was_removed else "the study: its images came in another one"
 
     @property
     def accession_number(self) -> str:
@@ -170,18 +170,19 @@ def _lines(source: Sender, day: date, studies: Sequence[Listed]) -> list[_Line]:
     with transaction() as session:
         held = ledger.held(session, by_uid.keys() | ledger.sent_by(session, source.ae_title, day))
         known = ledger.known(session, {uid for study in studies for uid in study.uids})
-        removed = ledger.removed(session, by_uid.keys() - held.keys())
+        removed = ledger.removed(session, by_uid.keys())
     ours = {uid for uid, each in held.items() if each.images and uid not in by_uid}
     return [
-        _line(by_uid.get(uid), held.get(uid), known=known, is_removed=uid in removed)
+        _line(by_uid.get(uid), held.get(uid), known=known, was_removed=uid in removed)
         for uid in sorted(by_uid.keys() | ours)
     ]
 
 
-def _line(listed: Listed | None, held: Held | None, *, known: set[str], is_removed: bool) -> _Line:
+def _line(listed: Listed | None, held: Held | None, *, known: set[str], was_removed: bool) -> _Line:
     uids = listed.uids if listed else frozenset[str]()
+    missing = frozenset[str]() if was_removed else uids - known  # of a removed study all had come
     study_uid = listed.study_uid if listed else held.study_uid if held else ""
-    return _Line(study_uid, listed, uids, uids - known, held, is_removed)
+    return _Line(study_uid, listed, uids, missing, held, was_removed)
 
 
 def _summed(lines: Sequence[_Line]) -> Counts:
@@ -190,7 +191,7 @@ def _summed(lines: Sequence[_Line]) -> Counts:
     return Counts(
         listed_studies=len(told),
         listed_images=sum(len(study.uids) for study in told),
-        missing_images=sum(len(line.missing) for line in lines if not line.is_removed),
+        missing_images=sum(len(line.missing) for line in lines),
         unlisted_studies=len(lines) - len(told),
         held_images=sum(each.images for each in held),
         eligible_images=sum(each.eligible for each in held),

@@ -4,14 +4,17 @@ import csv
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import pydicom.config
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage
+from pynetdicom import AE, evt
+from pynetdicom.events import Event
 from sqlalchemy import delete, select
 from typer.testing import CliRunner
 
@@ -25,12 +28,14 @@ from db.session import transaction
 from db.studies import Preparation
 from db.tables import Audit, Instance, Job, JobState, RemovedStudy, Study, StudyState
 from dicom_listener.fetched import keeper
+from hilum import pacs
 from hilum.queue import PREPARE
 from hilum.settings import Sender, settings
 from tests.conftest import SettingsChange
 from tests.integration.conftest import StartListener
 from tests.integration.radiographs import new_uid, radiograph
 from tests.peers import scu
+from tests.peers.certificates import Authority
 from tests.peers.helpers import free_port
 from tests.peers.orthanc import Orthanc
 from tests.peers.studies import claim, job, receive
@@ -209,13 +214,16 @@ def test_what_the_source_has_deleted_since_is_still_followed(source: Source, day
     assert lacking(told) == {ds.StudyInstanceUID: "preparation"}
 
 
-def test_a_study_that_went_with_its_age_is_no_gap(archive: Orthanc, source: Source, day: date) -> None:
-    ds = image(day)
-    store(archive, ds)
+def test_images_that_went_with_their_age_are_not_missing(archive: Orthanc, source: Source, day: date) -> None:
+    [gone], [late, early] = images(day, 1), images(day, 2)
+    store(archive, gone, late, early)
     with transaction() as session:
-        session.add(RemovedStudy(study_uid=ds.StudyInstanceUID, revision=1))
-    counts = taken(source(), day)[0].counts
-    assert (counts.final_studies, counts.missing_images, counts.gaps) == (1, 0, 0)
+        session.add(RemovedStudy(study_uid=gone.StudyInstanceUID, revision=1))
+        session.add(RemovedStudy(study_uid=late.StudyInstanceUID, revision=1))
+    received(late)
+    [told] = taken(source(), day)
+    assert (told.counts.final_studies, told.counts.missing_images) == (1, 0)
+    assert lacking(told) == {late.StudyInstanceUID: "preparation"}
 
 
 def test_a_study_is_listed_whatever_its_time(archive: Orthanc, source: Source, day: date) -> None:
@@ -236,6 +244,107 @@ def test_an_answer_that_may_have_been_cut_off_is_asked_for_by_the_hour(
         assert taken(source(port=capped.port), day)[0].counts.listed_studies == len(made)
     finally:
         capped.stop()
+
+
+class Strange:
+    """A source whose answers to C-FIND are the test's, by level."""
+
+    def __init__(self, **answers: Iterable[tuple[int, Dataset | None]]) -> None:
+        self._answers = answers
+        ae = AE("ORTHANC")
+        ae.add_supported_context(pacs.FIND)
+        self.port = free_port()
+        self._server = ae.start_server(
+            ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_FIND, self._find)]
+        )
+
+    def stop(self) -> None:
+        self._server.shutdown()  # type: ignore[union-attr]
+
+    def _find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
+        level = event.identifier.QueryRetrieveLevel
+        if level not in self._answers:
+            event.assoc.abort()
+        yield from self._answers.get(level, ())
+
+
+def match(**values: str) -> tuple[int, Dataset]:
+    ds = Dataset()
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    return 0xFF00, ds
+
+
+@pytest.fixture
+def strange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Strange]]:
+    """Call it with answers by level for a source that gives them."""
+    for mode in ("reading_validation_mode", "writing_validation_mode"):
+        monkeypatch.setattr(pydicom.config.settings, mode, pydicom.config.IGNORE)
+    started: list[Strange] = []
+
+    def start(**answers: Iterable[tuple[int, Dataset | None]]) -> Strange:
+        started.append(Strange(**answers))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+def test_what_is_no_uid_is_passed_over(strange: Callable[..., Strange], source: Source, day: date) -> None:
+    odd = ("../../evil", "1.2.3/4", "1" * 65, "")
+    asked = strange(
+        STUDY=[
+            *(match(StudyInstanceUID=uid) for uid in odd),
+            match(StudyInstanceUID="1.2.3"),
+            match(StudyTime="9"),
+        ],
+        SERIES=[
+            *(match(SeriesInstanceUID=uid, Modality="DX") for uid in odd),
+            match(SeriesInstanceUID="1.2.3.4", Modality="CR"),
+            match(SeriesInstanceUID="1.2.3.5", Modality="PR"),
+            match(SeriesInstanceUID="1.2.3.6"),
+        ],
+        IMAGE=[*(match(SOPInstanceUID=uid) for uid in odd), match(SOPInstanceUID="1.2.3.4.5")],
+    )
+    [told] = taken(source(port=asked.port), day)
+    assert told.not_asked_because is None
+    assert (told.counts.listed_studies, told.counts.listed_images) == (1, 1)
+
+
+def test_a_source_that_breaks_off_is_not_asked(
+    strange: Callable[..., Strange], source: Source, day: date
+) -> None:
+    studies_alone = strange(STUDY=[match(StudyInstanceUID="1.2.3")])
+    [told] = taken(source(port=studies_alone.port), day)
+    assert told.not_asked_because is not None
+    fails_then = strange(STUDY=[match(StudyInstanceUID="1.2.3")], SERIES=[(0xA700, None)])
+    [told] = taken(source(port=fails_then.port), day)
+    assert "0xA700" in (told.not_asked_because or "")
+
+
+def test_a_source_is_called_by_tls_when_it_calls_so(
+    tmp_path: Path, source: Source, hilum_env: SettingsChange, day: date
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    theirs, ours = authority.sign("pacs"), authority.sign("ours")
+    orthanc = Orthanc(
+        tmp_path,
+        DicomTlsEnabled=True,
+        DicomTlsCertificate=str(theirs.certificate),
+        DicomTlsPrivateKey=str(theirs.key),
+        DicomTlsTrustedCertificates=str(authority.ca),
+    )
+    try:
+        hilum_env(
+            tls_certificate=ours.certificate, tls_key=ours.key, tls_ca=authority.ca, listener_tls_port=2762
+        )
+        [plainly] = taken(source(port=orthanc.port), day)
+        [secured] = taken(source(port=orthanc.port, tls=True), day)
+    finally:
+        orthanc.stop()
+    assert plainly.not_asked_because is not None
+    assert secured.not_asked_because is None
 
 
 @both_databases
