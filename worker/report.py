@@ -93,7 +93,8 @@ def _destinations(senders: Collection[str]) -> list[str]:
 def _facts(study_uid: str) -> _Facts:
     with transaction() as session:
         found = findings.of_study(session, study_uid)
-        images = studies.images(session, study_uid)
+        # what is still here goes first: patient and study are copied from a whole header if there is one
+        images = sorted(studies.images(session, study_uid), key=lambda image: image.removed_at is not None)
         former = reports.latest(session, study_uid)
         newest = max(found.values(), key=lambda finding: finding.id, default=None)
         return _Facts(

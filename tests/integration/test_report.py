@@ -1,5 +1,6 @@
 """Making a report: when there is a new one, of what, for whom; and what is sent is what was committed."""
 
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import pytest
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
+from sqlalchemy import update
 
-from db import findings, jobs, reports, studies
+from db import findings, jobs, reports, retention, studies
 from db.findings import Read
+from db.retention import Rule
 from db.session import transaction
 from db.studies import Preparation
-from db.tables import ObjectKind, Report, Study, StudyState
+from db.tables import Job, JobState, ObjectKind, Report, Study, StudyState
 from hilum.phantom import phantom
 from hilum.queue import REPORT
 from hilum.settings import settings
@@ -20,6 +23,9 @@ from hilum.store import INSTANCES, PREPARED, Store
 from tests.conftest import SettingsChange
 from tests.peers.studies import RECEIVED, claim, receive
 from worker import report
+from worker.retention import remove_some
+
+_ANY_AGE = Rule(days=-1, keep_labelled=True)
 
 # the SQL is tried on every database elsewhere; here it is the files that matter
 pytestmark = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
@@ -138,13 +144,75 @@ def test_results_go_wherever_the_rule_of_one_of_the_senders_says(
     assert _destinations() == ["A", "B", "C"]
 
 
+def test_a_late_image_makes_a_revision_that_tells_of_those_too_whose_files_were_removed(
+    database_url: str, tmp_path: Path
+) -> None:
+    gone = _receive(tmp_path, seed=1)
+    _read(gone)
+    _make()
+    _remove_files()
+    late = _receive(tmp_path, seed=2)
+    _read(late)
+    assert [each.revision for each in _make()] == [1, 2]
+    assert {gone, late} < _referred_to()
+    assert _kinds_of_the_newest() == [ObjectKind.SC, ObjectKind.SR], "there is nothing to draw the other over"
+    assert _newest_sr().to_json().count(codes.DCM.Probability.value) == 2
+    assert _newest_sr().PatientID == dcmread(tmp_path / "last.dcm").PatientID
+
+
+def test_a_removed_image_that_another_network_has_not_read_is_reported_as_not_assessed(
+    database_url: str, tmp_path: Path
+) -> None:
+    gone = _receive(tmp_path, seed=1)
+    _read(gone)
+    _make()
+    _remove_files()
+    _read(_receive(tmp_path, seed=2), network="e" * 64)
+    assert len(_make()) == 2
+    assert gone in _referred_to()
+    assert "Not assessed, because its file was removed here because of its age" in _newest_sr().to_json()
+
+
+def test_what_was_removed_goes_to_no_new_destination(
+    database_url: str, tmp_path: Path, hilum_env: SettingsChange
+) -> None:
+    _read(_receive(tmp_path, seed=1))
+    _make()
+    _remove_files()
+    hilum_env(destinations=[{"name": "A", "ae_title": "A", "host": "127.0.0.1", "port": 104}])
+    _refuse(_receive(tmp_path, seed=2))
+    assert len(_make()) == 1
+    assert _destinations() == []
+
+
+def test_a_study_that_was_forgotten_goes_on_with_the_next_revision(database_url: str, tmp_path: Path) -> None:
+    _read(_receive(tmp_path, seed=1))
+    _make()
+    former = _newest_sr().SOPInstanceUID
+    with transaction() as session:
+        assert retention.remove_rows(session, RECEIVED.study_uid, _ANY_AGE)
+    _read(_receive(tmp_path, seed=1))
+    assert [each.revision for each in _make()] == [2]
+    assert _newest_sr().SOPInstanceUID != former, "another report is another object"
+
+
+def _remove_files() -> None:
+    with transaction() as session:
+        assert retention.remove_files(session, RECEIVED.study_uid, _ANY_AGE)
+    while remove_some():
+        pass
+
+
 def _receive(folder: Path, *, seed: int, sender_ae: str = "MODALITY") -> str:
     """A radiograph of the study, which has still to be prepared."""
     file = folder / "sent.dcm"
     ds = phantom(seed, "Normal", rows=60, columns=50, study_uid=RECEIVED.study_uid)
     ds.save_as(file, enforce_file_format=True)
+    shutil.copyfile(file, folder / "last.dcm")
     path = Store(settings().store).place(file, INSTANCES, ds.SOPInstanceUID)
     receive(uid=ds.SOPInstanceUID, path=path, sender_ae=sender_ae)
+    with transaction() as session:
+        session.execute(update(Job).values(state=JobState.DONE))
     return str(ds.SOPInstanceUID)
 
 
@@ -162,13 +230,13 @@ def _prepare(uid: str) -> None:
         studies.save_preparations(session, [Preparation(uid, "PA", folder, pixel_hash=uid)])
 
 
-def _read(uid: str, *, ood: float = 0.5, has_map: bool = True) -> None:
+def _read(uid: str, *, ood: float = 0.5, has_map: bool = True, network: str = "d" * 64) -> None:
     _prepare(uid)
     heat = [[0.0] * 7] * 7 if has_map else []
     said = Read(uid, uid, "Normal", {"Normal": 1.0}, ood=ood, heat=heat)
     with transaction() as session:
-        findings.note_network(session, digest="d" * 64, version="first", manifest={})
-        findings.save(session, [said], network_digest="d" * 64, preprocessing="p")
+        findings.note_network(session, digest=network, version="first", manifest={})
+        findings.save(session, [said], network_digest=network, preprocessing="p")
 
 
 def _make() -> list[Report]:
