@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any, Self, cast
 
 from hilum.errors import MachineAtFault, Undecodable
+from hilum.pseudonyms import Deidentified, Pseudonyms
 
 _START_S = 60  # imports on a busy machine
 _CHILD = ("-P", "-m", "worker.decoder_child")  # -P: runs no module of the folder we stand in
@@ -62,16 +63,18 @@ class Decoder:
         OSError
             If our own disk fails; trying again may help.
         """
-        stained = self._served > 0
-        answer = self._ask(path, out)
-        if "died" in answer and (stained or "SIGKILL" in answer["died"]):
-            # alone: an earlier image may have done the damage, or the machine, which was short of memory
-            answer = self._ask(path, out)
-        if "prepared" in answer:
-            return Prepared(**answer["prepared"])
-        if "os_error" in answer:
-            raise OSError(*answer["os_error"])
-        raise Undecodable(answer.get("died") or answer["undecodable"])
+        return Prepared(**self._done({"task": "prepare", "path": str(path), "out": str(out)}))
+
+    def deidentify(
+        self, path: Path, out: Path, names: Pseudonyms, patient_id: str, *, looked_at: bool = False
+    ) -> Deidentified:
+        """Write the image in a DICOM file under pseudonyms into the file `out`, durably, or say why not.
+
+        Written is what would be assessed at work and shows no text; one that a person has `looked_at` may.
+        Of whom it is says `patient_id`, and not the file. Raises as `prepare` does.
+        """
+        request = {"task": "deidentify", "path": str(path), "out": str(out), "key": names.key.hex()}
+        return Deidentified(**self._done(request | {"patient_id": patient_id, "looked_at": looked_at}))
 
     def close(self) -> None:
         """End the process; the next image starts another."""
@@ -88,11 +91,23 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def _ask(self, path: Path, out: Path) -> dict[str, Any]:
+    def _done(self, request: dict[str, Any]) -> dict[str, Any]:
+        stained = self._served > 0
+        answer = self._ask(request)
+        if "died" in answer and (stained or "SIGKILL" in answer["died"]):
+            # alone: an earlier image may have done the damage, or the machine, which was short of memory
+            answer = self._ask(request)
+        if "done" in answer:
+            done: dict[str, Any] = answer["done"]
+            return done
+        if "os_error" in answer:
+            raise OSError(*answer["os_error"])
+        raise Undecodable(answer.get("died") or answer["undecodable"])
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         process = self._running()
         try:
-            request = json.dumps({"path": str(path), "out": str(out)})
-            cast(IO[bytes], process.stdin).write(request.encode() + b"\n")
+            cast(IO[bytes], process.stdin).write(json.dumps(request).encode() + b"\n")
             answer: dict[str, Any] = json.loads(_line(process, self._timeout_s))
         except TimeoutError:
             self.close()

@@ -3,6 +3,7 @@
 Started by `worker.decoder` only. Requests and answers are JSON, one a line, on stdin and stdout.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -11,6 +12,9 @@ import resource
 import sys
 import warnings
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,8 +27,12 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from hilum import eligibility, radiograph
+from hilum.burned_in import text_boxes
+from hilum.deidentification import age_years, deidentified, sex
 from hilum.errors import NotARadiograph, Undecodable
+from hilum.header import text
 from hilum.kernel import dying_with, fsync
+from hilum.pseudonyms import Deidentified, Pseudonyms
 
 DISPLAY_SIDE = 1024
 PIXELS_MB = 256
@@ -48,24 +56,20 @@ def main() -> None:
     with _own_stdout() as answers:
         answers.write("ready\n")
         for line in sys.stdin:
-            request = json.loads(line)
-            answers.write(json.dumps(answer(Path(request["path"]), Path(request["out"]))) + "\n")
+            answers.write(json.dumps(answer(**json.loads(line))) + "\n")
 
 
-def answer(path: Path, out: Path) -> Answer:
-    """Prepare one image and return the answer to the parent; the key says how it went."""
+def answer(task: str, path: str, out: str, **request: Any) -> Answer:
+    """Do a task with one image and return the answer to the parent; the key says how it went."""
     try:
-        with path.open("rb") as file:
-            facts, display = _read(file)
-        if display is not None:
-            _keep(display, out)
+        with Path(path).open("rb") as file:
+            return {"done": _TASKS[task](file, Path(out), **request)}
     except MemoryError:
         return {"out_of_memory": True}
     except Undecodable as error:
         return {"undecodable": _in_a_line(error)}
     except OSError as error:  # our own disk, not the sender's bytes
         return {"os_error": [error.errno, str(error)]}
-    return {"prepared": facts}
 
 
 def _in_a_line(error: Exception) -> str:
@@ -74,14 +78,24 @@ def _in_a_line(error: Exception) -> str:
     return " ".join(printable.split())[:_LONGEST_REASON]
 
 
-def _read(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
-    """What is told of the image, and its display image when it is to be read."""
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn whatever a stranger's file raises into Undecodable."""
     try:
-        return _decoded(file)
+        yield
     except (MemoryError, Undecodable):
         raise
     except Exception as error:  # the border with whoever made the file: parsing it raises anything
         raise Undecodable(f"the file cannot be read: {error or type(error).__name__}") from error
+
+
+def _prepare(file: BinaryIO, out: Path) -> Answer:
+    """Keep an image's display image and network input, when it is to be read; tell what is known."""
+    with _reading():
+        facts, display = _decoded(file)
+    if display is not None:
+        _keep(display, out)
+    return facts
 
 
 def _decoded(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
@@ -103,15 +117,12 @@ def _picture(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
 
 
 def _dicom(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
-    _require_bounded(file)
-    header = dcmread(file, stop_before_pixels=True)
+    header = _header(file)
     facts = {"pixel_hash": "", "view": eligibility.view_of(header)}
     because = eligibility.why_not_assessed(header)
     if because is not None:
         return facts | {"not_assessed_because": because}, None
-    file.seek(0)
-    ds = dcmread(file)
-    _require_budget(ds)
+    ds = _whole(file)
     try:
         display = radiograph.to_display(ds)
     except NotARadiograph as error:
@@ -119,6 +130,54 @@ def _dicom(file: BinaryIO) -> tuple[Answer, NDArray[np.uint8] | None]:
     because = radiograph.looks_like_a_frontal_chest(display)
     facts["pixel_hash"] = radiograph.pixel_hash(ds)
     return facts | {"not_assessed_because": because}, None if because else display
+
+
+def _header(file: BinaryIO) -> Dataset:
+    _require_bounded(file)
+    return dcmread(file, stop_before_pixels=True)
+
+
+def _whole(file: BinaryIO) -> Dataset:
+    file.seek(0)
+    ds = dcmread(file)
+    _require_budget(ds)
+    return ds
+
+
+def _deidentify(file: BinaryIO, out: Path, *, key: str, patient_id: str, looked_at: bool) -> Answer:
+    """Write an image under pseudonyms, when nothing is against that, and tell what may be told of it."""
+    with _reading():
+        header = _header(file)
+        because = _why_kept_back(header, looked_at=looked_at)
+        if because is None:
+            ds = _whole(file)
+            because = _why_pixels_are_kept_back(ds, looked_at=looked_at)
+        if because is not None:
+            return asdict(Deidentified(kept_back_because=because))
+        made = deidentified(ds, radiograph.stored_values(ds), Pseudonyms(bytes.fromhex(key)), patient_id)
+        content = io.BytesIO()
+        made.save_as(content, enforce_file_format=True)
+    _write(out, content.getvalue())
+    view, sha256 = eligibility.view_of(header), hashlib.sha256(content.getvalue()).hexdigest()
+    return asdict(Deidentified(None, view, sex(header), age_years(header), sha256))
+
+
+def _why_kept_back(header: Dataset, *, looked_at: bool) -> str | None:
+    if text(header, "BurnedInAnnotation") == "YES" and not looked_at:
+        return "its header says that text is burned into its pixels"
+    return eligibility.why_not_assessed(header)
+
+
+def _why_pixels_are_kept_back(ds: Dataset, *, looked_at: bool) -> str | None:
+    try:
+        because = radiograph.looks_like_a_frontal_chest(radiograph.to_display(ds))
+        boxes = [] if looked_at or because else text_boxes(radiograph.stored_values(ds))
+    except NotARadiograph as error:
+        return _in_a_line(error)
+    if not boxes:
+        return because
+    first = f"rows {boxes[0].top} to {boxes[0].bottom}, columns {boxes[0].left} to {boxes[0].right}"
+    return f"its pixels seem to show text ({first}{', and elsewhere' * (len(boxes) > 1)})"
 
 
 def _require_bounded(file: BinaryIO) -> None:
@@ -183,6 +242,9 @@ def _own_stdout() -> io.TextIOWrapper:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     return answers
+
+
+_TASKS: dict[str, Callable[..., Answer]] = {"prepare": _prepare, "deidentify": _deidentify}
 
 
 if __name__ == "__main__":
