@@ -175,10 +175,15 @@ def _destination(ours: Settings, place: Destination) -> Check:
     name = f"destination {place.name}"
     try:
         scu.echo(peer)
+        if place.final_when != "commitment":
+            return Check(name, f"{peer} answers C-ECHO")
+        if scu.commits(peer):
+            return Check(name, f"{peer} answers C-ECHO and takes requests for storage commitment")
     except (PacsUnavailable, SettingsError) as error:
         remedy = f"check host, port and ae_title, and that it knows {ours.listener_ae_title} at this address"
         return Check(name, str(error), remedy)
-    return Check(name, f"{peer} answers C-ECHO")
+    remedy = "set its final_when to c-find or success, or have it allow storage commitment"
+    return Check(name, f"{peer} answers C-ECHO, but takes no requests for storage commitment", remedy)
 
 
 def _is_taken(host: str, port: int) -> bool:

@@ -13,6 +13,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 import hilum.tls
 from console.wrap import MANIFEST, PICTURES, manifest_lines, wrap
 from hilum import pacs
+from hilum.commitment import PUSH_MODEL
 from hilum.errors import PacsUnavailable, Undecodable
 from hilum.settings import Settings
 
@@ -164,6 +165,15 @@ def echo(peer: Peer) -> None:
     assoc.release()
     if not status or status.Status != pacs.SUCCESS:
         raise PacsUnavailable(f"{peer} takes our association but does not answer C-ECHO with Success")
+
+
+def commits(peer: Peer) -> bool:
+    """Whether the peer takes requests for storage commitment. Raises PacsUnavailable as `echo` does."""
+    asked = [(Verification, ExplicitVRLittleEndian), (PUSH_MODEL, ExplicitVRLittleEndian)]
+    assoc = _associate(peer, asked, ECHO_TIMEOUT_S)
+    accepted = {context.abstract_syntax for context in assoc.accepted_contexts}
+    assoc.release()
+    return PUSH_MODEL in accepted
 
 
 def found(peer: Peer, study_uid: str) -> set[str]:

@@ -153,8 +153,14 @@ def test_nobody_there_is_said_in_words(folder: Path) -> None:
 def test_doctor_says_what_to_do_about_each_fault(hilum_env: SettingsChange, orthanc: Orthanc) -> None:
     place = {"name": "pacs", "ae_title": orthanc.ae_title, "host": "127.0.0.1", "port": orthanc.port}
     away = {**place, "name": "away", "port": free_port()}
-    ours = hilum_env(destinations=[place, away], keep_free_mb=10**9, listener_port=free_port())
+    forgetful = AnsweringPacs(commits=False)
+    committing = {**place, "final_when": "commitment"}
+    other = {**committing, "name": "forgetful", "ae_title": "ANSWERS", "port": forgetful.port}
+    ours = hilum_env(destinations=[committing, away, other], keep_free_mb=10**9, listener_port=free_port())
     checks = {check.name: check for check in examine()}
+    forgetful.stop()
+    assert "takes requests for storage commitment" in checks["destination pacs"].found
+    assert "set its final_when" in checks["destination forgetful"].remedy
     assert "`hilum up` makes it" in checks["database"].found
     assert "keep_free_mb" in checks["file store"].remedy
     assert "HILUM" in checks["destination away"].remedy

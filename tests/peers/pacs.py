@@ -33,7 +33,7 @@ class Committing:
 class AnsweringPacs:
     """Answers C-STORE with the next of `statuses` (then 0x0000), and C-FIND with what it says that it has."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, commits: bool = True) -> None:
         self.port = free_port()
         self.statuses: list[int] = []
         self.comment = ""
@@ -44,7 +44,7 @@ class AnsweringPacs:
         self.stored: list[tuple[str, str, str]] = []
         self.queries: list[Dataset] = []
         self.committing = Committing()
-        self.start()
+        self.start(commits=commits)
 
     def start(self, *, commits: bool = True) -> None:
         """Take calls; of storage commitment only if it does that."""
