@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydicom.uid import generate_uid
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from db import jobs
-from db.clock import now
-from db.tables import Commitment, CommitmentRequest, Delivery, Instance, Variant
+from db.clock import from_now, now
+from db.tables import Commitment, CommitmentRequest, Delivery, Instance, Job, JobState, Variant
 from db.upsert import insert
 from hilum.commitment import Report, Request
 from hilum.queue import COMMIT, DELIVER
@@ -25,6 +25,8 @@ class Standing:
     """Of these, the ones that its newest answer refuses, with the Failure Reason."""
     answers: int
     """How often it has answered."""
+    unanswered: int
+    """How many requests it has taken since its newest answer."""
     asked_for_s: float | None
     """Seconds since it took the newest request; None when nothing is awaited."""
     answered_for_s: float | None
@@ -88,10 +90,12 @@ def standing(session: Session, delivery: Delivery) -> Standing:
     answered_at, last = max(answered, key=lambda each: each[0], default=(None, None))
     if answered_at is None or last is None or answered_at < asked[-1].kept_at:
         asked_at = asked[-1].asked_at if asked else None
+        taken = [each for each in asked if each.asked_at and (not answered_at or each.kept_at > answered_at)]
         return Standing(
             frozenset(outstanding),
             failed={},
             answers=len(answered),
+            unanswered=len(taken),
             asked_for_s=None if asked_at is None else (present - asked_at).total_seconds(),
             answered_for_s=None,
         )
@@ -99,6 +103,7 @@ def standing(session: Session, delivery: Delivery) -> Standing:
         frozenset(outstanding),
         failed={uid: reason for uid, reason in last.failed.items() if uid in outstanding},
         answers=len(answered),
+        unanswered=0,
         asked_for_s=None,
         answered_for_s=(present - answered_at).total_seconds(),
     )
@@ -138,6 +143,13 @@ def note_reported(session: Session, request_id: int) -> None:
     """Write down that the sender has taken our report."""
     of = CommitmentRequest.id == request_id
     session.execute(update(CommitmentRequest).where(of).values(reported_at=now()))
+
+
+def forget_requests(session: Session, *, older_than_s: float) -> None:
+    """Remove requests that came so long ago, and the work of answering them."""
+    session.execute(delete(CommitmentRequest).where(CommitmentRequest.asked_at < from_now(-older_than_s)))
+    over = Job.state != JobState.WAITING
+    session.execute(delete(Job).where(Job.kind == COMMIT, over, Job.created_at < from_now(-older_than_s)))
 
 
 def held(session: Session, uids: Collection[str]) -> dict[str, Instance]:

@@ -23,6 +23,7 @@ from worker.pacs import Pacs
 
 log = logging.getLogger(__name__)
 
+LONGEST_TIMEOUT_S = 24 * 3600
 _INVALID_ARGUMENT = 0x0115
 _DUPLICATE_INVOCATION = 0x0210
 _PASSING = (pacs.PROCESSING_FAILURE, _DUPLICATE_INVOCATION)
@@ -32,8 +33,8 @@ _PASSING = (pacs.PROCESSING_FAILURE, _DUPLICATE_INVOCATION)
 def pause_s(standing: Standing, destination: Destination, *, longest_pause_s: float) -> float:
     """Seconds until the destination is to be sent or asked something again; 0 when it is now.
 
-    What it has not answered is asked again after its timeout. What it has refused is sent again at once, and
-    after growing pauses when it refuses it again.
+    What it has not answered is asked again after its timeout, and then after one twice as long each time, up
+    to a day. What it has refused is sent again at once, and after growing pauses when it refuses it again.
     """
     if not standing.outstanding:
         return 0.0
@@ -41,7 +42,8 @@ def pause_s(standing: Standing, destination: Destination, *, longest_pause_s: fl
         pause_s = min(2.0 ** min(standing.answers, 20) - 2, longest_pause_s)
         return max(0.0, pause_s - standing.answered_for_s)
     if standing.asked_for_s is not None:
-        return max(0.0, destination.commitment_timeout_s - standing.asked_for_s)
+        timeout_s = destination.commitment_timeout_s * 2.0 ** min(standing.unanswered - 1, 20)
+        return max(0.0, min(timeout_s, LONGEST_TIMEOUT_S) - standing.asked_for_s)
     return 0.0
 
 

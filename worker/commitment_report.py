@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 GIVEN_UP_AFTER_S = 24 * 3600
 """A sender that takes no report for so long has to ask again."""
+FORGOTTEN_AFTER_S = 30 * GIVEN_UP_AFTER_S
+"""Requests older than that are removed; nobody asks with their transaction UIDs any more."""
 _SHORTEST_PAUSE_S = 2.0
 
 
@@ -52,6 +54,7 @@ def _report(claim: Claim) -> Sequence[Bell]:
         return _given_up(claim, str(error))
     with transaction() as session:
         commitments.note_reported(session, asked.id)
+        commitments.forget_requests(session, older_than_s=FORGOTTEN_AFTER_S)
         wanted_again = jobs.finish(session, claim)
     log.info(
         "reported to %s: %d objects committed, %d not",

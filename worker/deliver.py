@@ -51,6 +51,10 @@ class _Parcel:
     """How far the destination has committed itself, where that is its rule."""
 
     @property
+    def is_committed(self) -> bool:
+        return self.was_sent and self.standing is not None and not self.standing.outstanding
+
+    @property
     def to_send(self) -> Sequence[Sent]:
         if not self.was_sent:
             return self.objects
@@ -75,6 +79,8 @@ def _deliver(claim: Claim) -> Sequence[Bell]:
     if destination is None:
         because = f"there is no destination {parcel.destination!r} in the settings; put it back, then replay"
         return _refused(claim, parcel, because)
+    if parcel.is_committed:
+        return _final(claim, parcel)
     if parcel.left_alone_s:
         return _left_alone(claim, parcel)
     if parcel.was_sent and parcel.standing and _pause_s(parcel.standing, destination):

@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from io import StringIO
 
 import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
+from rich.console import Console
 from sqlalchemy import select, update
 
+from console.record import study_report
 from db import jobs, reports
 from db.clock import from_now
 from db.reports import Rendered
 from db.session import transaction
-from db.tables import Commitment, Delivery, DeliveryState, Job, JobState, ObjectKind
+from db.tables import Commitment, Delivery, DeliveryState, Job, JobState, ObjectKind, Study
 from hilum.commitment import CLASS_CONFLICT, NO_SUCH_OBJECT, Report
 from hilum.queue import DELIVER
 from hilum.settings import settings
@@ -108,6 +111,14 @@ def _go_on(delivery: Delivery) -> Delivery:
         return reports.delivery(session, delivery.id)
 
 
+def _shown() -> str:
+    """What `hilum show` says of the study."""
+    console = Console(file=StringIO(), width=400)
+    with transaction() as session:
+        console.print(study_report(session, session.get_one(Study, RECEIVED.study_uid)))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
 def _is_due(delivery: Delivery) -> bool:
     with transaction() as session:
         return jobs.too_early_by_s(session, DELIVER, str(delivery.id)) == 0
@@ -142,7 +153,7 @@ def test_a_report_is_final_when_orthanc_has_committed_to_it_on_a_new_association
     listener = _listener(start_listener)
     delivery = _deliver()
     assert delivery.state == DeliveryState.SENT
-    assert "was asked to commit to 2 objects" in str(job(DELIVER, str(delivery.id)).error)
+    assert "pacs was asked to commit to 2 objects and has not reported yet" in _shown()
     wait_for(lambda: _is_due(delivery), what=f"Orthanc's report\n{listener.log}")
     assert _go_on(delivery).state == DeliveryState.FINAL
     [asked] = _transactions()
@@ -272,6 +283,14 @@ def test_a_destination_that_does_not_commit_is_shown_with_what_to_do(
     delivery = _deliver()
     assert delivery.state == DeliveryState.REFUSED
     assert "set its final_when to c-find or success" in str(delivery.error)
+
+
+def test_a_destination_that_is_away_after_its_report_need_not_be_called(pacs: AnsweringPacs) -> None:
+    delivery = _deliver()
+    report_on(pacs.committing.associations[0], kept(pacs.committing.requests[0]))
+    with transaction() as session:
+        reports.open_circuit(session, "pacs", error="", longest_pause_s=300)
+    assert _go_on(delivery).state == DeliveryState.FINAL
 
 
 def test_a_foreign_or_repeated_report_changes_nothing(pacs: AnsweringPacs, listener: Listener) -> None:

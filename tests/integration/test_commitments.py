@@ -3,14 +3,15 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from pydicom.uid import SecondaryCaptureImageStorage
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db import commitments, jobs, reports
+from db.clock import from_now
 from db.commitments import Standing
 from db.reports import Rendered
 from db.session import transaction
-from db.tables import Commitment, Delivery, ObjectKind
+from db.tables import Commitment, CommitmentRequest, Delivery, Job, JobState, ObjectKind
 from hilum.commitment import NO_SUCH_OBJECT, Report, Request
 from hilum.queue import COMMIT, DELIVER
 from tests.integration.examples import STUDY, record_a_study
@@ -44,12 +45,13 @@ def _answer(transaction_uid: str, *committed: str, failed: dict[str, int] | None
 def test_what_is_outstanding_follows_from_all_answers(database_url: str) -> None:
     with transaction() as session:
         delivery = _deliver(session)
-        assert _standing(session) == Standing(frozenset(["1.2.1", "1.2.2"]), {}, 0, None, None)
+        assert _standing(session) == Standing(frozenset(["1.2.1", "1.2.2"]), {}, 0, 0, None, None)
         first, second = (commitments.keep(session, delivery.id) for _ in range(2))
         assert _standing(session).asked_for_s is None, "nobody knows whether the destination was asked"
         commitments.note_asked(session, second)
     with transaction() as session:
         assert 0 <= (_standing(session).asked_for_s or -1) < 60
+        assert _standing(session).unanswered == 1
     assert _answer(first, "1.2.1", failed={"1.2.2": NO_SUCH_OBJECT}) == [(DELIVER, str(delivery.id), False)]
     with transaction() as session:
         now = _standing(session)
@@ -58,6 +60,8 @@ def test_what_is_outstanding_follows_from_all_answers(database_url: str) -> None
     with transaction() as session:
         commitments.note_asked(session, commitments.keep(session, delivery.id))
         assert _standing(session).answered_for_s is None, "it was asked anew"
+    with transaction() as session:
+        assert _standing(session).unanswered == 1
     assert _answer(second, "1.2.2") != []
     with transaction() as session:
         assert _standing(session).outstanding == frozenset()
@@ -105,6 +109,23 @@ def test_a_request_is_kept_once_and_its_answer_wanted_each_time(database_url: st
         assert commitments.request(session, "MODALITY", Request("1.2.3", {"1.2.2": CLASS})) is None
         assert commitments.requested(session, int(str(subject)))[0].objects == {"1.2.1": CLASS}
         assert jobs.claim(session, COMMIT, str(subject), lease_s=30) is not None
+
+
+def test_old_requests_are_forgotten_with_their_work(database_url: str) -> None:
+    with transaction() as session:
+        old, new = (commitments.request(session, "MODALITY", Request(uid, {"1": CLASS})) for uid in "12")
+        session.execute(
+            update(CommitmentRequest)
+            .where(CommitmentRequest.id == int(str(old)))
+            .values(asked_at=from_now(-60))
+        )
+        session.execute(
+            update(Job).where(Job.subject == old).values(created_at=from_now(-60), state=JobState.DONE)
+        )
+        commitments.forget_requests(session, older_than_s=30)
+    with transaction() as session:
+        assert session.scalars(select(CommitmentRequest.transaction_uid)).all() == ["2"]
+        assert session.scalars(select(Job.subject)).all() == [new]
 
 
 def test_commitments_go_with_their_delivery(database_url: str) -> None:

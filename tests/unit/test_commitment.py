@@ -18,11 +18,12 @@ PACS = Destination(
 def standing(
     *,
     answers: int = 0,
+    unanswered: int = 1,
     asked_for_s: float | None = None,
     answered_for_s: float | None = None,
     reason: int = NO_SUCH_OBJECT,
 ) -> Standing:
-    return Standing(frozenset(["1.2"]), {"1.2": reason}, answers, asked_for_s, answered_for_s)
+    return Standing(frozenset(["1.2"]), {"1.2": reason}, answers, unanswered, asked_for_s, answered_for_s)
 
 
 def pause(**facts: float) -> float:
@@ -33,6 +34,8 @@ def test_an_answer_is_waited_for_until_its_time_is_up() -> None:
     assert pause(asked_for_s=0) == 100
     assert pause(asked_for_s=99) == 1
     assert pause(asked_for_s=101) == 0
+    assert pause(asked_for_s=101, unanswered=2) == 99
+    assert pause(asked_for_s=0, unanswered=50) == 24 * 3600
 
 
 def test_what_was_never_asked_is_asked_at_once() -> None:
