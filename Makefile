@@ -1,7 +1,8 @@
 # make demo     everything on this machine, phantom radiographs through it, results in a demo PACS
 # make test     all tests
 # make faults   the whole system, broken at random while studies arrive: FAULTS_STUDIES, FAULTS_SEED,
-#               FAULTS_DATABASE (sqlite or postgresql)
+#               FAULTS_DATABASE (sqlite or postgresql), FAULTS_TABLE (a document that the table is written into)
+# make faults-control   the same kills against plain Celery, which loses studies
 # make evaluate the shipped network on the held-out radiographs in DATA: are the figures those of its card?
 # make check    format, lint, types
 # make clean    remove what these made; hilum-data, where studies are, stays
@@ -15,8 +16,9 @@ DATA ?= ../shared/data/cxr
 FAULTS_STUDIES ?= 2000
 FAULTS_SEED ?= 1
 FAULTS_DATABASE ?= sqlite
+FAULTS_TABLE ?=
 
-.PHONY: demo test faults evaluate check clean
+.PHONY: demo test faults faults-control evaluate check clean
 
 demo: $(VENV)/.base
 	$(IN_VENV)/hilum demo $(if $(STUDIES),--studies "$(STUDIES)")
@@ -25,9 +27,10 @@ demo: $(VENV)/.base
 test: $(VENV)/.test
 	$(IN_VENV)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-faults: $(VENV)/.test
+faults faults-control: $(VENV)/.test
 	FAULTS_STUDIES=$(FAULTS_STUDIES) FAULTS_SEED=$(FAULTS_SEED) FAULTS_DATABASE=$(FAULTS_DATABASE) \
-	$(IN_VENV)/python -m tests.faults
+	$(IN_VENV)/python -m tests.faults $(if $(FAULTS_TABLE),--table "$(FAULTS_TABLE)") \
+	$(if $(filter faults-control,$@),--control)
 
 evaluate: $(VENV)/.test
 	@test -f "$(DATA)/manifest.csv" || { echo "There are no radiographs at $(DATA): name the folder of the \

@@ -1,20 +1,21 @@
 """The run: fault after fault while studies arrive, then the comparison and its table."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.table import Table
 
-from tests.faults.faults import Fault, Scene, faults
+from tests.faults.faults import Fault, Missed, Scene, faults
 from tests.faults.ledger import Comparison, compare
+from tests.faults.table import WIDTH, Findings, Rows, counted
 
 STUDIES_PER_FAULT, FEWEST_FAULTS = 10, 8
 RECOVERS_WITHIN_S = 60
 GIVEN_UP_AFTER_S = 180
 _POLL_S = 0.2
 
-console = Console(width=110, highlight=False)
+progress = Console(width=WIDTH, highlight=False, stderr=True)
 
 
 @dataclass
@@ -38,17 +39,18 @@ class Rig:
         self._scene, self._left = scene, studies
         self._faults = max(FEWEST_FAULTS, studies // STUDIES_PER_FAULT)
         self._tallies: dict[str, Tally] = {}
+        self._places: Counter[str] = Counter()
+        """Where processes died of failpoints."""
         self._given_up: set[str] = set()
 
-    def run(self) -> bool:
-        """Break, mend, wait, compare and print; True when all is as it should be."""
+    def run(self, findings: Findings) -> bool:
+        """Break, mend, wait and compare; `findings` get what came of it. True when all is as it should be."""
         for number, fault in enumerate(self._order(), start=1):
-            recovery_s = self._round(fault, number)
-            console.print(f"{number}/{self._faults} {fault.name}: recovered in {recovery_s:.1f} s")
+            what = self._round(fault, number)
+            progress.print(f"{number}/{self._faults} {fault.name}: {what}", soft_wrap=True)
         self._wait_until_final(set(self._scene.ledger.begun()), time.monotonic())
         self._scene.senders.stop()
-        comparison = compare(self._scene.ledger, self._scene.site)
-        return self._tell(comparison)
+        return self._tell(compare(self._scene.ledger, self._scene.site), findings)
 
     def _order(self) -> list[Fault]:
         """Every kind once, in a random order, and then again."""
@@ -59,24 +61,38 @@ class Rig:
             order += kinds
         return order[: self._faults]
 
-    def _round(self, fault: Fault, number: int) -> float:
-        tally = self._tallies.setdefault(fault.name, Tally())
+    def _round(self, fault: Fault, number: int) -> str:
+        """Send some studies, make this fault amid them, and say how it went."""
         share = self._left // (self._faults - number + 1)
         self._left -= share
         self._send(share - share // 2)
         time.sleep(self._scene.rng.uniform(0.3, 3.0))
         before = self._scene.ledger.open()
         known = self._scene.ledger.begun().keys()
-        with fault.strikes(self._scene):
+        try:
+            with fault.strikes(self._scene):
+                self._send(share // 2)
+                time.sleep(self._scene.rng.uniform(*fault.lasts_s))
+                mended_at = time.monotonic()
+                struck = before | (self._scene.ledger.begun().keys() - known)
+        except Missed:
             self._send(share // 2)
-            time.sleep(self._scene.rng.uniform(*fault.lasts_s))
-            mended_at = time.monotonic()
-            struck = before | (self._scene.ledger.begun().keys() - known)
+            self._wait_until_final(set(self._scene.ledger.begun()), time.monotonic())
+            return "missed"
         recovery_s = self._wait_until_final(struck, mended_at)
+        tally = self._tallies.setdefault(fault.name, Tally())
         tally.times += 1
         tally.in_flight |= struck
         tally.slowest_s = max(tally.slowest_s, recovery_s)
-        return recovery_s
+        return f"{self._where(fault)}recovered in {recovery_s:.1f} s"
+
+    def _where(self, fault: Fault) -> str:
+        """Where a failpoint struck."""
+        if not fault.is_failpoint:
+            return ""
+        place = self._scene.site.failpoints.place()
+        self._places[place] += 1
+        return f"{place}; "
 
     def _send(self, studies: int) -> None:
         for _ in range(studies):
@@ -90,27 +106,25 @@ class Rig:
             time.sleep(_POLL_S)
         return time.monotonic() - since
 
-    def _tell(self, comparison: Comparison) -> bool:
+    def _tell(self, comparison: Comparison, findings: Findings) -> bool:
         for uid, complaints in [*comparison.lost.items(), *comparison.doubled.items()]:
-            console.print(f"study {uid}: {'; '.join(complaints)}")
-        console.print(self._table(comparison))
+            progress.print(f"study {uid}: {'; '.join(complaints)}", soft_wrap=True)
         times = sum(tally.times for tally in self._tallies.values())
         slowest_s = max(tally.slowest_s for tally in self._tallies.values())
         studies, lost, doubled = (
             len(each) for each in (self._scene.ledger.begun(), comparison.lost, comparison.doubled)
         )
-        console.print(
+        findings.tables = [self._rows(comparison), counted("killed", self._places)]
+        findings.last_line = (
             f"faults: {times} injected in {len(self._tallies)} kinds, {studies} studies, "
             f"{lost} lost, {doubled} doubled, slowest recovery {slowest_s:.0f} s"
         )
         return not comparison.lost and not comparison.doubled and slowest_s <= RECOVERS_WITHIN_S
 
-    def _table(self, comparison: Comparison) -> Table:
-        table = Table("fault", box=None)
-        for heading in ("injected", "in flight", "lost", "doubled", "slowest recovery, s"):
-            table.add_column(heading, justify="right")
+    def _rows(self, comparison: Comparison) -> Rows:
+        rows = [["fault", "injected", "studies in flight", "lost", "doubled", "slowest recovery, s"]]
         for name, tally in sorted(self._tallies.items()):
             lost, doubled = (tally.in_flight & each.keys() for each in (comparison.lost, comparison.doubled))
             counts = (tally.times, len(tally.in_flight), len(lost), len(doubled))
-            table.add_row(name, *map(str, counts), f"{tally.slowest_s:.1f}")
-        return table
+            rows.append([name, *map(str, counts), f"{tally.slowest_s:.1f}"])
+        return rows

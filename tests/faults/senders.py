@@ -101,6 +101,15 @@ class Senders:
         for client in CLIENTS:
             threading.Thread(target=self._send, args=[client, study], daemon=True).start()
 
+    def send_interleaved(self, studies: Sequence[Outgoing], rng: Random) -> None:
+        """Have each of them send all images of these studies at the same time, each in its own order."""
+        for study in studies:
+            self._begun(study)
+        images = [image for study in studies for image in study.images]
+        for client in CLIENTS:
+            mixed = rng.sample(images, len(images))
+            threading.Thread(target=self._send_all, args=[client, mixed], daemon=True).start()
+
     def send_now(self, image: Image) -> None:
         """Send one object and return when it was answered with Success."""
         self._send_until_success(CLIENTS[0], image)
@@ -118,6 +127,10 @@ class Senders:
         for number, image in enumerate(study.images):
             if number:
                 self._over.wait(study.pause_s)
+            self._send_until_success(client, image)
+
+    def _send_all(self, client: "Client", images: Sequence[Image]) -> None:
+        for image in images:
             self._send_until_success(client, image)
 
     def _send_until_success(self, client: "Client", image: Image) -> None:

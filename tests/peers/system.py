@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,15 +21,20 @@ STOPS_WITHIN_S = 60
 class System:
     """All processes on this machine, on the settings in force when it is started."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is added to what the processes get of this one's."""
         self._log = folder / "up.log"
+        self._environment = os.environ | dict(environment or {})
         self.start()
 
     def start(self) -> None:
         seen = len(self.log())
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [Path(sys.executable).with_name("hilum"), "up"], stdout=log, stderr=subprocess.STDOUT
+                [Path(sys.executable).with_name("hilum"), "up"],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
             )
         wait_for(lambda: self._has_started(seen), STARTS_WITHIN_S, "hilum up")
 
