@@ -12,7 +12,8 @@ from pathlib import Path
 import pydicom.config
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import CTImageStorage
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
 from sqlalchemy import delete, select
@@ -426,6 +427,20 @@ def test_what_never_came_is_fetched_by_c_get_and_kept_as_what_is_pushed(
     kept = dcmread(settings().store / instance.path)
     assert kept.PixelData == ds.PixelData
     assert job(PREPARE, ds.StudyInstanceUID).state == JobState.WAITING
+
+
+def test_what_is_fetched_keeps_its_compression(archive: Orthanc, source: Source, day: date) -> None:
+    ds = image(day)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.compress(JPEG2000Lossless, generate_instance_uid=False)
+    sent = scu.Parcel(ds.SOPClassUID, ds.SOPInstanceUID, scu.encoded(ds), JPEG2000Lossless)
+    assert scu.send(archive.port, sent, called="ORTHANC") == [scu.SUCCESS]
+    assert closed(source(retrieve="c-get"), day) == "1 of 1 images came"
+    with transaction() as session:
+        instance = session.get_one(Instance, ds.SOPInstanceUID)
+    assert instance.transfer_syntax_uid == JPEG2000Lossless
+    assert dcmread(settings().store / instance.path).PixelData == ds.PixelData
 
 
 def test_what_is_fetched_into_a_full_store_is_not_taken(
