@@ -19,6 +19,7 @@ from console.wrap import wrap
 from db import studies
 from db.session import transaction
 from db.tables import Instance, Role, StudyState
+from hilum.settings import settings
 from tests.acceptance.conftest import (
     SC,
     SR,
@@ -279,7 +280,7 @@ def test_results_go_where_the_rule_of_their_sender_says(
     assert found.urgent
 
 
-@pytest.mark.parametrize("final_when", ["success", "c-find"])
+@pytest.mark.parametrize("final_when", ["success", "c-find", "commitment"])
 def test_a_pacs_that_is_away_for_a_while_gets_everything_once_it_is_back(
     start_system: Callable[..., System], orthanc: Orthanc, make_study: MakeStudy, final_when: str
 ) -> None:
@@ -292,5 +293,6 @@ def test_a_pacs_that_is_away_for_a_while_gets_everything_once_it_is_back(
     wait_for(lambda: all(len(reports_of(uid)) == 1 for uid in uids), 90, "the reports")
     wait_for(lambda: any(job.error for job in jobs_of(uids[0])), 60, "a failed try")
     orthanc.start()
+    orthanc.know("HILUM", settings().listener_port)  # where it reports on storage commitment
     wait_until_over(uids)
     assert orthanc.count() == 2 * len(uids)
