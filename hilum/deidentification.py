@@ -331,8 +331,8 @@ def _table(item: Dataset, kept: Mapping[str, Rule]) -> Dataset | None:
     _add_kept(made, item, kept)
     made.add_new("LUTDescriptor", "SS" if descriptor[1] < 0 else "US", descriptor)
     if isinstance(data, bytes):
-        kept = data[: length if len(data) <= length + 1 else 2 * length]
-        made.add_new("LUTData", "OW", kept + bytes(len(kept) % 2))
+        entries = data[: length if len(data) <= length + 1 else 2 * length]
+        made.add_new("LUTData", "OW", entries + bytes(len(entries) % 2))
     else:
         made.add_new("LUTData", "US", [int(each) for each in _values(data)[:length]])
     return made

@@ -1,0 +1,181 @@
+"""`hilum export`: radiographs under pseudonyms in a folder, to train on elsewhere."""
+
+import csv
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Protocol
+
+from db import exports
+from db.exports import Candidate
+from db.session import transaction
+from hilum.errors import HilumError, Undecodable
+from hilum.kernel import fsync
+from hilum.pseudonyms import Deidentified, Pseudonyms
+
+KEY_FILE = "pseudonyms.key"
+"""In the data folder; whoever has it can tell who is who in every export."""
+MANIFEST, UNLABELLED = "manifest.csv", "unlabelled.csv"
+_IMAGES = "images"
+_COLUMNS = ("file", "class", "patient_id", "source_dataset", "view", "sex", "age", "sha256")
+_STAYED_COLUMNS = ("study_uid", "sop_instance_uid", "because")
+
+
+class CannotExport(HilumError):
+    """The operator must name another folder or other studies."""
+
+
+class Deidentify(Protocol):
+    """Writes the image of a file under pseudonyms into another, or says why not; may raise Undecodable."""
+
+    def __call__(
+        self, path: Path, out: Path, names: Pseudonyms, patient_id: str, *, looked_at: bool = False
+    ) -> Deidentified: ...
+
+
+@dataclass(frozen=True)
+class Means:
+    """What an export is made with."""
+
+    store: Path
+    names: Pseudonyms
+    deidentify: Deidentify
+    looked_at: frozenset[str] = frozenset()
+    """SOP Instance UIDs of images whose text a person has seen to be harmless."""
+
+    def write(self, candidate: Candidate, out: Path) -> Deidentified:
+        """Write an image into a file, or say why it stays."""
+        instance = candidate.instance
+        if candidate.stays_because is not None:
+            return Deidentified(kept_back_because=candidate.stays_because)
+        source, seen = self.store / instance.path, instance.uid in self.looked_at
+        try:
+            return self.deidentify(source, out, self.names, _patient(candidate), looked_at=seen)
+        except Undecodable as error:
+            return Deidentified(kept_back_because=str(error))
+        except FileNotFoundError:
+            return Deidentified(kept_back_because="its file is not there")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What went, as lines of a manifest, and what stayed, each with the reason."""
+
+    out: Path
+    went: Sequence[dict[str, str]]
+    stayed: Sequence[tuple[Candidate, str]]
+
+    @property
+    def stayed_file(self) -> Path:
+        """Where it is written, beside the folder and not in it: it names studies."""
+        return self.out.with_name(f"{self.out.name}.stayed-behind.csv")
+
+
+def export(chosen: Sequence[Candidate], out: Path, means: Means, *, actor: str) -> Outcome:
+    """Write what may leave into a new folder, which appears when it is complete, and audit each study.
+
+    It holds a file for each image, a manifest as training reads it, and a list, in the same form, of images
+    that nobody labelled.
+
+    Raises CannotExport when the folder is there already or nothing may leave, and OSError.
+    """
+    out = out.absolute()
+    if out.exists():
+        raise CannotExport(f"{out} is there already: name a folder that is not")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        outcome = _sorted_out(chosen, aside, out, means)
+        _write_lists(outcome, aside)
+        if not outcome.went:
+            raise CannotExport(f"nothing of this may leave: {outcome.stayed_file} says why")
+        _finish(outcome, aside, chosen, actor)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return outcome
+
+
+def _sorted_out(chosen: Iterable[Candidate], aside: Path, out: Path, means: Means) -> Outcome:
+    went, stayed = [], []
+    (aside / _IMAGES).mkdir()
+    for each in chosen:
+        file = f"{_IMAGES}/{means.names.uid(each.instance.uid)}.dcm"
+        told = means.write(each, aside / file)
+        if told.kept_back_because is None:
+            went.append(_line(each, file, told, means.names))
+        else:
+            stayed.append((each, told.kept_back_because))
+    return Outcome(out, went, stayed)
+
+
+def _patient(candidate: Candidate) -> str:
+    """Who it is of; a study of nobody's stands for a patient."""
+    return candidate.study.patient_id or candidate.study.study_uid
+
+
+def _line(candidate: Candidate, file: str, told: Deidentified, names: Pseudonyms) -> dict[str, str]:
+    said = (
+        candidate.label,
+        names.patient(_patient(candidate)),
+        names.source(candidate.study.sender_ae),
+        told.view if told.view in ("PA", "AP") else "",
+        told.sex if told.sex in ("M", "F") else "",
+        "" if told.age_years is None else str(told.age_years),
+        told.sha256,
+    )
+    return dict(zip(_COLUMNS, (file, *said), strict=True))
+
+
+def _write_lists(outcome: Outcome, aside: Path) -> None:
+    labelled = [line for line in outcome.went if line["class"]]
+    _write(aside / MANIFEST, _COLUMNS, (line.values() for line in labelled))
+    _write(aside / UNLABELLED, _COLUMNS, (line.values() for line in outcome.went if not line["class"]))
+    stayed = ((each.study.study_uid, each.instance.uid, because) for each, because in outcome.stayed)
+    _write(outcome.stayed_file, _STAYED_COLUMNS, stayed)
+
+
+def _write(file: Path, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    file.touch(mode=0o600)
+    with file.open("w", newline="", encoding="utf-8") as lines:
+        csv.writer(lines).writerows([columns, *rows])
+    fsync(file)
+
+
+def _finish(outcome: Outcome, aside: Path, chosen: Iterable[Candidate], actor: str) -> None:
+    """Audit what leaves, then let the folder appear: an audit too many is better than one too few."""
+    behind = {each.instance.uid for each, _ in outcome.stayed}
+    study_uids = {each.study.study_uid for each in chosen if each.instance.uid not in behind}
+    for folder in (aside / _IMAGES, aside):
+        fsync(folder)
+    with transaction() as session:
+        exports.note(session, study_uids, actor=actor, detail=f"under pseudonyms, to {outcome.out.name}")
+    os.rename(aside, outcome.out)  # noqa: PTH104 - onto a folder that another run made, it fails
+    fsync(outcome.out.parent)
+
+
+def read_uids(file: Path) -> frozenset[str]:
+    """Return the SOP Instance UIDs in a file, one a line, or of a list of what stayed behind."""
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        rows = [row for row in csv.reader(lines) if row]
+    place = _STAYED_COLUMNS.index("sop_instance_uid")
+    return frozenset(row[place if len(row) > place else 0].strip() for row in rows)
+
+
+def rendered(outcome: Outcome) -> str:
+    """Return in words what went and what stayed, without naming anybody."""
+    labelled = sum(1 for line in outcome.went if line["class"])
+    patients = len({line["patient_id"] for line in outcome.went})
+    went = (
+        f"{len(outcome.went)} images of {patients} patients are in {outcome.out}, {labelled} of them labelled"
+    )
+    if not outcome.stayed:
+        return went
+    reasons = Counter(because.partition(" (")[0] for _, because in outcome.stayed)
+    lines = [f"  {count} because {because}" for because, count in reasons.most_common()]
+    return "\n".join(
+        [went, f"{len(outcome.stayed)} objects stayed behind, listed in {outcome.stayed_file}:", *lines]
+    )
