@@ -1,13 +1,15 @@
 """The Celery app, the names of its tasks and queues, and the bell."""
 
 import logging
+import time
 import warnings
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
-from celery.schedules import crontab
+from celery.schedules import crontab, schedule
 from kombu.entity import Queue
 from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
@@ -45,6 +47,16 @@ _RETENTION_S = 60.0
 
 app = Celery("hilum")
 
+_BEGAN_AT, _BEGAN_S = datetime.now(UTC), time.monotonic()
+
+
+def steady_now() -> datetime:
+    """The time by a clock that nobody sets: the machine's when this process began, and what has passed since.
+
+    Beat goes by it: a machine's clock that is set back an hour would keep the sweep away for an hour.
+    """
+    return _BEGAN_AT + timedelta(seconds=time.monotonic() - _BEGAN_S)
+
 
 def _configuration() -> dict[str, Any]:
     """Read when Celery first needs it, so that importing this module reads nothing."""
@@ -75,18 +87,20 @@ def _configuration() -> dict[str, Any]:
         "beat_schedule": {
             "sweep": {
                 "task": SWEEP,
-                "schedule": settings().sweep_s,
+                "schedule": schedule(settings().sweep_s, nowfun=steady_now),
                 # a sweep that waited longer than two slots is a sweep too many
                 "options": {"queue": "sweep", "expires": 2 * settings().sweep_s},
             },
             "ledger": {
                 "task": LEDGER,
-                "schedule": crontab(minute=7),  # by the clock: a beat started anew misses none
+                "schedule": crontab(
+                    minute=7, nowfun=steady_now
+                ),  # by the clock: a beat started anew misses none
                 "options": {"queue": "deliver", "expires": 3600},
             },
             "retention": {
                 "task": RETENTION,
-                "schedule": _RETENTION_S,
+                "schedule": schedule(_RETENTION_S, nowfun=steady_now),
                 "options": {"queue": "sweep", "expires": _RETENTION_S},
             },
         },

@@ -40,11 +40,16 @@ def pause_s(standing: Standing, destination: Destination, *, longest_pause_s: fl
         return 0.0
     if standing.answered_for_s is not None:
         pause_s = min(2.0 ** min(standing.answers, 20) - 2, longest_pause_s)
-        return max(0.0, pause_s - standing.answered_for_s)
+        return _left_s(pause_s, standing.answered_for_s)
     if standing.asked_for_s is not None:
         timeout_s = destination.commitment_timeout_s * 2.0 ** min(standing.unanswered - 1, 20)
-        return max(0.0, min(timeout_s, LONGEST_TIMEOUT_S) - standing.asked_for_s)
+        return _left_s(min(timeout_s, LONGEST_TIMEOUT_S), standing.asked_for_s)
     return 0.0
+
+
+def _left_s(pause_s: float, passed_s: float) -> float:
+    """What is left of a pause; nothing when it began in the future, because the clock was set back since."""
+    return max(0.0, pause_s - passed_s) if passed_s >= 0 else 0.0
 
 
 def require_hope(standing: Standing, destination: Destination) -> None:

@@ -1,10 +1,12 @@
 """Sweep: free the work of dead workers, ring again for what was forgotten, remove what crashes left."""
 
 import logging
+import time
+from datetime import datetime
 
 from kombu.exceptions import OperationalError
 
-from db import jobs
+from db import jobs, setback
 from db.session import transaction
 from db.tables import JobState
 from hilum.queue import QUEUES, RETENTION, SWEEP, TRAIN, app, depths, ring
@@ -13,10 +15,29 @@ from hilum.store import Store
 
 log = logging.getLogger(__name__)
 
+SET_BACK_S = 5.0
+"""Seconds by which the database's clock must be set back to be noticed; it is read over a network."""
+
+
+class _Watch:
+    """How far the database's clock is ahead of one that nobody sets, at the last look."""
+
+    def __init__(self) -> None:
+        self._ahead_s: float | None = None
+
+    def set_back_by_s(self, present: datetime) -> float:
+        """Seconds by which the clock was set back since the last look; negative when it was set forward."""
+        before, self._ahead_s = self._ahead_s, present.timestamp() - time.monotonic()
+        return 0.0 if before is None else before - self._ahead_s
+
+
+_watch = _Watch()
+
 
 @app.task(name=SWEEP)
 def sweep() -> None:
     """Look once for work that its workers or the broker have forgotten."""
+    _look_at_the_clock()
     with transaction() as session:
         freed = [(job.kind, job.subject, job.deaths, job.state) for job in jobs.free_expired(session)]
     for kind, subject, deaths, state in freed:
@@ -24,6 +45,17 @@ def sweep() -> None:
         log.warning("a worker died at %s of %s: death %d%s", kind, subject, deaths, quarantined)
     _ring_again()
     Store(settings().store).sweep_aside()
+
+
+def _look_at_the_clock() -> None:
+    with transaction() as session:
+        back_s = _watch.set_back_by_s(setback.present(session))
+        if back_s < SET_BACK_S:
+            return
+        found = setback.make_up(session, back_s, lease_s=settings().lease_s)
+    log.warning(
+        "the database's clock was set back by %.0f s: %d pieces of work wait no longer", back_s, found
+    )
 
 
 def _ring_again() -> None:

@@ -38,6 +38,11 @@ def test_an_answer_is_waited_for_until_its_time_is_up() -> None:
     assert pause(asked_for_s=0, unanswered=50) == 24 * 3600
 
 
+def test_a_clock_that_was_set_back_makes_nothing_wait_until_it_has_come_round_again() -> None:
+    assert pause(asked_for_s=-3600) == 0
+    assert pause(answers=4, answered_for_s=-3600) == 0
+
+
 def test_what_was_never_asked_is_asked_at_once() -> None:
     assert pause() == 0
 
