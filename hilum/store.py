@@ -50,6 +50,7 @@ class Store:
         relative = self.named(kind, *names, suffix=suffix)
         target = self.root / relative
         _make_durably(target.parent, self.root)
+        aside.chmod(0o600)  # whatever the umask of whoever wrote it
         fsync(aside)
         aside.replace(target)
         fsync(target.parent)

@@ -107,3 +107,15 @@ def test_only_what_a_crash_left_long_ago_is_swept(store: Store) -> None:
     os.utime(old, (0, 0))
     assert store.sweep_aside(older_than_s=3600) == 1
     assert list(store.aside.iterdir()) == [new]
+
+
+def test_nobody_else_can_read_it_whatever_the_umask(store: Store) -> None:
+    before = os.umask(0)
+    try:
+        store.write(b"", INSTANCES, "1.2", "3")
+        store.folder(PREPARED, "1.2")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in store.root.rglob("*") if path.is_dir()}
+    assert modes | {store.root.stat().st_mode & 0o777} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in store.root.rglob("*") if path.is_file()} == {0o600}
