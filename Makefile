@@ -3,6 +3,7 @@
 # make faults   the whole system, broken at random while studies arrive: FAULTS_STUDIES, FAULTS_SEED,
 #               FAULTS_DATABASE (sqlite or postgresql), FAULTS_TABLE (a document that the table is written into)
 # make faults-control   the same kills against plain Celery, which loses studies
+# make hostile  the whole system, besieged by hostile senders: HOSTILE_PDUS, HOSTILE_SEED
 # make evaluate the shipped network on the held-out radiographs in DATA: are the figures those of its card?
 # make check    format, lint, types
 # make clean    remove what these made; hilum-data, where studies are, stays
@@ -17,8 +18,10 @@ FAULTS_STUDIES ?= 2000
 FAULTS_SEED ?= 1
 FAULTS_DATABASE ?= sqlite
 FAULTS_TABLE ?=
+HOSTILE_PDUS ?= 10000
+HOSTILE_SEED ?= 1
 
-.PHONY: demo test faults faults-control evaluate check clean
+.PHONY: demo test faults faults-control hostile evaluate check clean
 
 demo: $(VENV)/.base
 	$(IN_VENV)/hilum demo $(if $(STUDIES),--studies "$(STUDIES)")
@@ -31,6 +34,9 @@ faults faults-control: $(VENV)/.test
 	FAULTS_STUDIES=$(FAULTS_STUDIES) FAULTS_SEED=$(FAULTS_SEED) FAULTS_DATABASE=$(FAULTS_DATABASE) \
 	$(IN_VENV)/python -m tests.faults $(if $(FAULTS_TABLE),--table "$(FAULTS_TABLE)") \
 	$(if $(filter faults-control,$@),--control)
+
+hostile: $(VENV)/.test
+	$(IN_VENV)/python -m tests.hostile --pdus $(HOSTILE_PDUS) --seed $(HOSTILE_SEED)
 
 evaluate: $(VENV)/.test
 	@test -f "$(DATA)/manifest.csv" || { echo "There are no radiographs at $(DATA): name the folder of the \
