@@ -28,7 +28,8 @@ def main() -> int:
     parser.add_argument("--cut-every", type=int, default=1, help="bytes between two ends of a conversation")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # pydicom's, on what we write on purpose
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    for name in ("pynetdicom", "pydicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all that was started is stopped
     folder = Path(tempfile.mkdtemp(prefix="hilum-hostile-")) / "deep" / "inside"
     folder.mkdir(parents=True)
