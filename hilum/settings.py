@@ -113,7 +113,7 @@ class Sender(BaseModel):
     called_ae_title: AeTitle | None = Field(
         None, description="AE title it must call; left out: as for all, by listener_ae_title"
     )
-    tls: bool = Field(False, description="whether it must call by DICOM TLS, on listener_tls_port")
+    tls: bool = Field(False, description="whether it must call by DICOM TLS, on listener_tls_port, and is called so")
     certificate_sha256: tuple[Annotated[str, AfterValidator(_fingerprint)], ...] = Field(
         (),
         description="SHA-256 fingerprints of its certificates: it must call by TLS with one of them; "
