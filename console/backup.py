@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from console.tables import counted
 from console.up import locked
 from db import audit, backups, schema
 from db.backups import Snapshot
@@ -36,7 +37,7 @@ MANIFEST, LIST = "manifest.json", "files.csv"
 LEASE_S = 120.0
 _POOL, _POINTS = "files", "points"
 _PART = ".part"
-_CHUNK = 1 << 20
+_CHUNK, _MB = 1 << 20, 1_000_000
 _NAMED = 20
 
 
@@ -63,6 +64,11 @@ class Outcome:
     copied: int
     copied_bytes: int
     missing: Sequence[str]
+
+    def words(self) -> str:
+        """All but what is missing, in a line."""
+        copied = f"{self.copied} copied ({self.copied_bytes / _MB:.1f} MB)"
+        return f"{counted(self.files, 'file', 'files')} ({self.size_bytes / _MB:.1f} MB), of which {copied}"
 
 
 def back_up(ours: Settings, folder: Path) -> Outcome:

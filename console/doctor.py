@@ -1,7 +1,6 @@
 """`hilum doctor`: what is wrong on this machine, and what to do about it."""
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +14,11 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from console import scu
+from console.disk import disk
 from console.overview import broker_depths, unheard
 from console.scu import Peer, Rejected
 from db import schema
+from db.session import transaction
 from hilum import tls
 from hilum.engine import choose_engine
 from hilum.errors import NetworkError, PacsUnavailable, SettingsError, StoreFull
@@ -27,6 +28,10 @@ from hilum.settings import Destination, Settings, config_file, settings
 from hilum.store import Store
 
 _RENEW_DAYS = 30
+
+
+SOON_DAYS = 14
+"""A disk that fills up within these needs somebody now: disks take their time to be bought."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def examine() -> Iterator[Check]:
 
 
 def _database(ours: Settings) -> Check:
-    if not ours.database_url and not Path(str(make_url(ours.database).database)).exists():
+    if not _is_made(ours):
         return Check("database", f"{_kind(ours.database)}, not made yet: `hilum up` makes it")
     try:
         if schema.is_current(ours.database):
@@ -66,6 +71,11 @@ def _database(ours: Settings) -> Check:
         remedy = "start it, or correct database_url"
         return Check("database", f"{_kind(ours.database)} does not answer: {_first_line(error)}", remedy)
     return Check("database", f"{_kind(ours.database)}, tables missing or old", "run `hilum database upgrade`")
+
+
+def _is_made(ours: Settings) -> bool:
+    """Whether there is a database; with SQLite, to look into one that is not there would make it."""
+    return bool(ours.database_url) or Path(str(make_url(ours.database).database)).exists()
 
 
 def _broker(ours: Settings) -> Check:
@@ -92,13 +102,27 @@ def _store(ours: Settings) -> Check:
         probe = store.aside / f"doctor-{os.getpid()}"
         probe.write_bytes(b"?")
         probe.rename(store.root / probe.name).unlink()  # fails between two file systems
-        store.require_free(ours.keep_free_mb)
+        store.require_free(ours.least_free_mb)
     except StoreFull as error:
-        return Check("file store", str(error), "make room, or lower keep_free_mb: images are refused now")
+        return Check(
+            "file store", str(error), "make room, or lower refuse_below_mb: senders are kept out now"
+        )
     except OSError as error:
         remedy = "make the folder writable, on one file system, or set store_dir"
         return Check("file store", f"{store.root}: {error}", remedy)
-    return Check("file store", f"{store.root}, {_free_gb(store.root):.0f} GB free")
+    return _room(ours) if _is_made(ours) else Check("file store", f"{store.root}, empty")
+
+
+def _room(ours: Settings) -> Check:
+    """How full the store's disk is, and whether it soon keeps senders out."""
+    try:
+        with transaction() as session:
+            found = disk(session, ours)
+    except DBAPIError:
+        return Check("file store", f"{ours.store}; the database does not say how fast it fills")
+    is_soon = found.days_left is not None and found.days_left < SOON_DAYS
+    remedy = "make room, add a disk, or have old files removed (keep_files_days)" if is_soon else ""
+    return Check("file store", f"{ours.store}, {found.words()}", remedy)
 
 
 def _decoders(ours: Settings) -> Check:
@@ -194,10 +218,6 @@ def _is_taken(host: str, port: int) -> bool:
 
 def _kind(url: str) -> str:
     return make_url(url).render_as_string(hide_password=True)
-
-
-def _free_gb(folder: Path) -> float:
-    return shutil.disk_usage(folder).free / 1e9
 
 
 def _first_line(error: Exception) -> str:

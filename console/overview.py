@@ -12,8 +12,9 @@ from rich.text import Text
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from console.tables import add, table
-from db import jobs, reports, studies
+from console.disk import disk
+from console.tables import add, counted, table
+from db import backups, jobs, reports, studies
 from db.clock import now
 from db.session import transaction
 from db.tables import Circuit
@@ -41,8 +42,38 @@ def overview(settings: Settings) -> dict[str, Any]:
             **heard,
             "studies": {state.value: count for state, count in studies.counts(session).items()},
             "flagged": studies.flagged(session),
+            "disk": _disk(session, settings),
+            "backup": _backup(session, clock),
             "destinations": _destinations(session, settings, clock),
         }
+
+
+def _disk(session: Session, settings: Settings) -> dict[str, Any] | None:
+    """The store's disk, and the line that tells of it; None when it cannot be asked."""
+    try:
+        found = disk(session, settings)
+    except OSError:
+        return None
+    return {
+        "free_mb": round(found.free_mb),
+        "used": round(found.used, 3),
+        "senders_kept_out_below_mb": found.least_free_mb,
+        "added_last_day_mb": round(found.added_mb),
+        "days_left": None if found.days_left is None else round(found.days_left, 1),
+        "words": found.words(),
+    }
+
+
+def _backup(session: Session, clock: datetime) -> dict[str, Any] | None:
+    """The last backup that is whole, and how long ago it began."""
+    last = backups.latest(session)
+    if last is None:
+        return None
+    return {
+        "folder": last.folder,
+        "files": last.files,
+        "age_s": round((clock - last.began_at).total_seconds()),
+    }
 
 
 def broker_depths() -> dict[str, int] | None:
@@ -125,10 +156,18 @@ def rendered(view: dict[str, Any]) -> Group:
         _workers_table(view),
         _destinations_table(view),
     ]
+    parts.append(Text(f"store: {view['disk']['words'] if view['disk'] else 'cannot be asked'}"))
+    parts.append(Text(f"last backup: {_last_backup(view['backup'])}"))
     if view["flagged"]:
         said = f"{view['flagged']} objects came under a known UID: `hilum studies --flagged` lists them"
         parts.append(Text(said, style="yellow"))
     return Group(*parts)
+
+
+def _last_backup(last: dict[str, Any] | None) -> str:
+    if last is None:
+        return "none by `hilum backup`"
+    return f"{age(last['age_s'])} ago, {counted(last['files'], 'file', 'files')}, in {last['folder']}"
 
 
 def _table(title: str, *headers: str) -> Table:

@@ -1,6 +1,6 @@
 """What the record says of studies, as tables for people."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from pydicom.uid import UID
@@ -19,16 +19,24 @@ def studies_table(found: Sequence[Study]) -> Table:
     """A line per study."""
     made = _of_studies("received", "state", "patient id", "accession", "sender")
     for study in found:
-        state = f"{study.state}{', urgent' if study.urgent else ''}{', phantom' if study.phantom else ''}"
         add(
             made,
             _moment(study.last_received_at),
-            state,
+            ", ".join(_what_it_is(study)),
             study.patient_id,
             study.accession_number,
             study.sender_ae,
             study.study_uid,
         )
+    return made
+
+
+def held_table(found: Sequence[Study]) -> Table:
+    """A line per study on legal hold, and why it is."""
+    made = _of_studies("received", "patient id", "accession", "held because")
+    for study in found:
+        who = (_moment(study.last_received_at), study.patient_id, study.accession_number)
+        add(made, *who, study.held_because or "", study.study_uid)
     return made
 
 
@@ -62,10 +70,29 @@ def study_report(session: Session, study: Study) -> Group:
     return Group(
         Rule(align="left", style="dim"),
         head,
+        *(Text(plain(line)) for line in _how_it_is_kept(study)),
         _images(studies.images(session, uid), said),
         _reports(session, uid),
         _work(jobs.of_study(session, uid)),
     )
+
+
+def _what_it_is(study: Study) -> Iterator[str]:
+    yield study.state
+    facts = {
+        "urgent": study.urgent,
+        "phantom": study.phantom,
+        "held": study.held_because is not None,
+        "files removed": study.files_removed_at is not None,
+    }
+    yield from (word for word, is_so in facts.items() if is_so)
+
+
+def _how_it_is_kept(study: Study) -> Iterator[str]:
+    if study.held_because is not None:
+        yield f"on legal hold: {study.held_because}"
+    if study.files_removed_at is not None:
+        yield f"its files were removed on {_moment(study.files_removed_at)} because of their age"
 
 
 def _images(images: Sequence[Instance], said: dict[str, Finding]) -> Table:

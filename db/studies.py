@@ -9,7 +9,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import jobs, retention
-from db.clock import now
+from db.clock import from_now, now
 from db.tables import Instance, ReportObject, Role, Series, Study, StudyState, Variant
 from db.upsert import insert
 from hilum.queue import PREPARE
@@ -150,6 +150,20 @@ def counts(session: Session) -> dict[StudyState, int]:
     """How many studies there are in each state."""
     rows = session.execute(select(Study.state, func.count()).group_by(Study.state))
     return {row[0]: row[1] for row in rows}
+
+
+def received_in(session: Session, last_s: float) -> tuple[int, int]:
+    """How many images were received in the last so many seconds, and how many bytes of all kinds."""
+    since = from_now(-last_s)
+    images = func.count().filter(Instance.role == Role.IMAGE)
+    # by way of their studies, which have an index of when
+    lately = (
+        select(images, func.coalesce(func.sum(Instance.size_bytes), 0))
+        .join(Study, Study.study_uid == Instance.study_uid)
+        .where(Study.last_received_at >= since, Instance.received_at >= since)
+    )
+    row = session.execute(lately).one()
+    return int(row[0]), int(row[1])
 
 
 def latest(session: Session, *, most: int = 50, state: StudyState | None = None) -> list[Study]:

@@ -4,18 +4,108 @@ import getpass
 import json
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import db.audit
+import db.retention
+from console.cli.studies import one_study
 from console.cli.terminal import NotThere, examples, out, require_a_site
 from console.tables import plain
+from db.exports import Candidate, candidates
 from db.ledger import Day, Gap
+from db.session import transaction
+from db.tables import Study
 from hilum.settings import settings
 
 app = typer.Typer()
+Named = Annotated[
+    str, typer.Argument(metavar="STUDY", help="Study Instance UID, accession number or patient id")
+]
+Backup = Annotated[
+    Path, typer.Argument(metavar="FOLDER", file_okay=False, help="folder of the backup, on another disk")
+]
 
 DAY = "%Y-%m-%d"
+
+
+@app.command(epilog=examples("hilum hold A4711 --reason 'court order 12/26'"))
+def hold(study: Named, reason: Annotated[str, typer.Option(help="why, for those who look later")]) -> None:
+    """Keep all of a study, whatever its age, until it is released."""
+    require_a_site()
+    with transaction() as session:
+        study_uid = one_study(session, study)
+        db.retention.hold(session, study_uid, because=reason)
+        gone = session.get_one(Study, study_uid).files_removed_at
+        db.audit.note(session, actor=getpass.getuser(), action="hold", study_uid=study_uid, detail=reason)
+    out.print(f"on hold: {study_uid}")
+    if gone:
+        out.print(f"its files are gone: they were removed on {gone:%Y-%m-%d} (UTC) because of their age")
+
+
+@app.command(epilog=examples("hilum release A4711"))
+def release(study: Named) -> None:
+    """End a study's hold; from then on its age counts again."""
+    require_a_site()
+    with transaction() as session:
+        study_uid = one_study(session, study)
+        was_held = db.retention.release(session, study_uid)
+        if was_held:
+            db.audit.note(session, actor=getpass.getuser(), action="release", study_uid=study_uid)
+    out.print(f"released: {study_uid}" if was_held else f"it was not on hold: {study_uid}")
+
+
+@app.command(
+    epilog=examples(
+        "hilum backup /mnt/backup", "hilum backup /mnt/backup --keep 14", "hilum backup /mnt/backup --verify"
+    )
+)
+def backup(
+    folder: Backup,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="how many points in time to keep; left out: all")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="back up nothing: read the newest point and compare its digests")
+    ] = False,
+) -> None:
+    """Back up the database and the file store as of one moment, while everything runs.
+
+    A folder takes many points in time; what has not changed is not copied
+    again. The exit status is 1 when files are missing or damaged.
+    """
+    from console.backup import back_up, damages, keep_newest
+
+    if verify:
+        wrong = damages(folder)
+        out.print("\n".join(wrong) or "the backup is whole", markup=False, highlight=False)
+        raise typer.Exit(1 if wrong else 0)
+    require_a_site()
+    made = back_up(settings(), folder)
+    out.print(f"{made.point}: {made.words()}", markup=False, highlight=False)
+    if keep:
+        out.print(f"older points removed: {keep_newest(folder, keep)}")
+    for path in made.missing:
+        out.print(f"a row names {path}, which is not in the store", markup=False, highlight=False)
+    if made.missing:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog=examples("hilum restore /mnt/backup", "hilum restore /mnt/backup/points/2026-11-24T030000.000000Z")
+)
+def restore(folder: Backup) -> None:
+    """Put the newest point of a backup, or the point named, into an empty place.
+
+    The configuration says where: the database and the file store have to be
+    empty, and nothing of Hilum may run. Then start as usual.
+    """
+    from console.backup import restore
+
+    made = restore(settings(), folder)
+    out.print(f"restored {made.point.name}: {made.words()}; start, and run `hilum doctor`", markup=False)
 
 
 @app.command(
@@ -98,3 +188,66 @@ def _closed(taken: Sequence[Day]) -> Iterator[tuple[Gap, str]]:
     with keeper() as keep:
         for gap in (gap for day in taken for gap in day.gaps):
             yield gap, close(gap, sources[gap.source], settings(), keep, actor=getpass.getuser())
+
+
+@app.command(
+    epilog=examples(
+        "hilum export --out chests --labelled",
+        "hilum export --out november --from 2026-11-01 --to 2026-11-30",
+        "hilum export --out again --looked-at chests.stayed-behind.csv",
+        "hilum train --images chests --out run1   [dim]there[/]",
+    )
+)
+def export(
+    into: Annotated[Path, typer.Option("--out", help="the folder, which is made")],
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(help="Study Instance UIDs, accession numbers or patient ids; left out: all studies"),
+    ] = None,
+    first: Annotated[
+        datetime | None, typer.Option("--from", formats=[DAY], metavar="DAY", help="first Study Date")
+    ] = None,
+    last: Annotated[
+        datetime | None, typer.Option("--to", formats=[DAY], metavar="DAY", help="last Study Date")
+    ] = None,
+    labelled: Annotated[bool, typer.Option("--labelled", help="only images that people labelled")] = False,
+    looked_at: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="SOP Instance UIDs, one a line: their text is harmless"
+        ),
+    ] = None,
+) -> None:
+    """Write radiographs under pseudonyms, with a manifest, to train elsewhere.
+
+    What shows text, or would not be assessed, stays behind and is listed
+    beside the folder. The key that undoes pseudonyms stays in the data folder.
+    """
+    require_a_site()
+    from console.export import KEY_FILE, Means, export, read_uids, rendered
+    from hilum.pseudonyms import load
+    from worker.decoder import Decoder
+
+    ours = settings()
+    chosen = _chosen(studies or [], _as_dicom(first), _as_dicom(last), labelled=labelled)
+    seen = read_uids(looked_at) if looked_at else frozenset()
+    with Decoder(memory_mb=ours.decode_memory_mb, timeout_s=ours.decode_timeout_s) as decoder:
+        means = Means(ours.store, load(ours.data_dir / KEY_FILE), decoder.deidentify, seen)
+        outcome = export(chosen, into, means, actor=getpass.getuser())
+    out.print(rendered(outcome), markup=False, highlight=False)
+
+
+def _as_dicom(day: datetime | None) -> str:
+    return day.strftime("%Y%m%d") if day else ""
+
+
+def _chosen(named: Sequence[str], first_day: str, last_day: str, *, labelled: bool) -> list[Candidate]:
+    """What is to be exported; raises NotThere when that is nothing."""
+    with transaction() as session:
+        study_uids = [study.study_uid for text in named for study in db.studies.find(session, text)]
+        if named and not study_uids:
+            raise NotThere("no study has this Study Instance UID, accession number or patient id")
+        found = candidates(session, study_uids, first_day=first_day, last_day=last_day, labelled=labelled)
+    if not found:
+        raise NotThere("there are no such studies here")
+    return found

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 import db.audit
 import db.jobs
+import db.retention
 import db.studies
 import db.tables
 import db.trouble
@@ -88,19 +89,22 @@ def studies(
     flagged: Annotated[
         bool, typer.Option("--flagged", help="those with an object whose UID came again for another")
     ] = False,
+    held: Annotated[bool, typer.Option("--held", help="those on legal hold, and why")] = False,
     most: Annotated[int, typer.Option(min=1, help="how many")] = 50,
 ) -> None:
     """List the studies that were received last, or those that wait for a person."""
     require_a_site()
     from console import record
 
-    if (state is not None) + failed + flagged > 1:
-        raise typer.BadParameter("one at a time", param_hint="--state, --failed, --flagged")
+    if (state is not None) + failed + flagged + held > 1:
+        raise typer.BadParameter("one at a time", param_hint="--state, --failed, --flagged, --held")
     with transaction() as session:
         if failed:
             table = record.failed_table(db.trouble.failed(session, most=most))
         elif flagged:
             table = record.flagged_table(db.trouble.variants(session, most=most))
+        elif held:
+            table = record.held_table(db.retention.held(session, most=most))
         else:
             table = record.studies_table(db.studies.latest(session, most=most, state=state))
     out.print(table if table.row_count else "no studies")
@@ -134,7 +138,9 @@ def replay(
         raise typer.BadParameter("name studies, or say --failed", param_hint="STUDY")
     with transaction() as session:
         study_uids = (
-            db.trouble.failed_studies(session) if failed else [_one(session, text) for text in studies or ()]
+            db.trouble.failed_studies(session)
+            if failed
+            else [one_study(session, text) for text in studies or ()]
         )
     for study_uid in study_uids:
         out.print(f"{study_uid}: to be done again: {_replayed(study_uid) or 'nothing had failed'}")
@@ -147,7 +153,7 @@ def cancel(study: Study) -> None:
     """Stop a study's unfinished work; `hilum replay` takes it up again."""
     require_a_site()
     with transaction() as session:
-        study_uid = _one(session, study)
+        study_uid = one_study(session, study)
         count = db.jobs.cancel(session, study_uid)
         db.audit.note(
             session, actor=getpass.getuser(), action="cancel", study_uid=study_uid, detail=f"{count} jobs"
@@ -168,12 +174,16 @@ def _replayed(study_uid: str) -> str:
 
 def _found(session: Session, text: str) -> list[db.tables.Study]:
     found = db.studies.find(session, text)
+    gone = None if found else db.retention.forgotten(session, text)
+    if gone:
+        raise NotThere(f"{text} was removed on {gone.removed_at:%Y-%m-%d} (UTC) because of its age")
     if not found:
         raise NotThere(f"no study has the Study Instance UID, accession number or patient id {text!r}")
     return found
 
 
-def _one(session: Session, text: str) -> str:
+def one_study(session: Session, text: str) -> str:
+    """The UID of the study that is meant; raises NotThere when it is none, or several."""
     found = _found(session, text)
     if len(found) > 1:
         uids = "\n".join(study.study_uid for study in found)
