@@ -19,7 +19,6 @@ from pynetdicom.dimse_primitives import (
     C_ECHO,
     C_STORE,
     N_ACTION,
-    N_EVENT_REPORT,
     DimsePrimitiveType,
     DimseServiceType,
 )
@@ -53,10 +52,10 @@ _QUIET_S = 1.0
 _SLOWEST_BYTES_S = 1000
 """A modem of the last century is faster; whoever sends slower only holds a place."""
 _IS_COMMAND = 0x01  # of the Message Control Header, PS3.8 E.2
-_SERVED: dict[type, type | tuple[type, ...]] = {
+_SERVED: dict[type, type] = {
     VerificationServiceClass: C_ECHO,
     StorageServiceClass: C_STORE,
-    StorageCommitmentServiceClass: (N_ACTION, N_EVENT_REPORT),
+    StorageCommitmentServiceClass: N_ACTION,  # pynetdicom serves N-EVENT-REPORTs before they come here
 }
 """Service class -> what may be asked for in its presentation contexts."""
 

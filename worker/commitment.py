@@ -2,12 +2,14 @@
 
 import logging
 import time
+from functools import partial
 
 from pynetdicom import build_context, evt
-from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_EVENT_REPORT, DimseServiceType
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.service_class_n import StorageCommitmentServiceClass
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -69,7 +71,8 @@ def in_words(standing: Standing, name: str) -> str:
 class Committing(Pacs):
     """A destination as it is asked for storage commitment.
 
-    On an association of its own, which carries nothing else: its report may come on it, at any moment.
+    On an association of its own, which carries nothing else: its report may come on it, at any moment, and
+    pynetdicom answers it from another thread, whose answer must not get between the pieces of an object.
     """
 
     def ask(self, request: Request) -> None:
@@ -147,24 +150,18 @@ class Committing(Pacs):
         return pacs.SUCCESS, None
 
 
-class _Messages(DIMSEServiceProvider):
-    """Messages of our association, on which a report may come while an answer is waited for.
-
-    pynetdicom would take it for the answer, and abort.
-    """
-
-    def get_msg(self, block: bool = False) -> tuple[int, DimseServiceType] | tuple[None, None]:
-        context_id, message = super().get_msg(block)
-        while (
-            block
-            and context_id is not None
-            and isinstance(message, N_EVENT_REPORT)
-            and message.MessageIDBeingRespondedTo is None
-        ):
-            self.assoc._serve_request(message, context_id)
-            context_id, message = super().get_msg(block)
-        return context_id, message  # type: ignore[return-value]
-
-
 def _serve_reports(event: Event) -> None:
-    event.assoc.dimse = _Messages(event.assoc)
+    event.assoc._serve_request = partial(_serve, event.assoc)  # type: ignore[method-assign]
+
+
+def _serve(assoc: Association, message: DimseServiceType, context_id: int) -> None:
+    """Serve a report, in the thread that pynetdicom gives it.
+
+    Its own way of serving ends with `_is_paused = False`, and whoever waits just then for the reactor's
+    pause, to send a request, would wait for ever.
+    """
+    context = assoc._accepted_cx.get(context_id)
+    if context is None or not isinstance(message, N_EVENT_REPORT):
+        assoc.abort()
+        return
+    StorageCommitmentServiceClass(assoc).SCP(message, context)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from io import StringIO
 
@@ -33,6 +34,8 @@ from tests.peers.orthanc import Orthanc
 from tests.peers.pacs import AnsweringPacs, kept, refused, report_on, report_to
 from tests.peers.scu import Parcel, associate
 from tests.peers.studies import RECEIVED, job, receive
+from worker import deliver
+from worker.commitment import Committing
 from worker.deliver import deliver_report, release_associations
 from worker.sweep import sweep
 
@@ -161,11 +164,14 @@ def test_a_report_is_final_when_orthanc_has_committed_to_it_on_a_new_association
     release_associations()
 
 
-def test_a_report_may_come_on_our_association_before_our_request_is_answered(pacs: AnsweringPacs) -> None:
+def test_a_report_may_come_on_our_association_before_our_request_is_answered(
+    pacs: AnsweringPacs, valkey: Broker
+) -> None:
     pacs.committing.reports_at_once = True
     delivery = _deliver()
     assert delivery.state == DeliveryState.SENT
     assert _is_due(delivery)
+    assert len(valkey.messages("deliver")) == 1
     assert _go_on(delivery).state == DeliveryState.FINAL
 
 
@@ -176,6 +182,24 @@ def test_a_report_may_come_on_our_association_later(pacs: AnsweringPacs, valkey:
     assert report_on(assoc, kept(request)) == 0x0000
     assert len(valkey.messages("deliver")) == 1
     assert _go_on(delivery).state == DeliveryState.FINAL
+
+
+def test_a_report_that_comes_just_before_a_request_does_not_hold_it_up(pacs: AnsweringPacs) -> None:
+    _deliver()
+    [assoc] = [
+        each._assoc
+        for (_, place, kind), each in deliver._kept.items()
+        if kind is Committing and place.port == pacs.port
+    ]
+    assert assoc is not None
+    assoc._reactor_checkpoint.clear()  # as it begins to send a request
+    wait_for(lambda: assoc._is_paused)
+    before = threading.enumerate()
+    assert report_on(pacs.committing.associations[0], kept(pacs.committing.requests[0])) == 0x0000
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join(5)
+    assert assoc._is_paused
+    assoc._reactor_checkpoint.set()
 
 
 def test_a_lost_report_is_asked_for_again_and_an_old_one_still_counts(pacs: AnsweringPacs) -> None:

@@ -1,6 +1,6 @@
 """What is asked of destinations and senders ask of us, on every database."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from pydicom.uid import SecondaryCaptureImageStorage
 from sqlalchemy import select, update
@@ -96,7 +96,8 @@ def test_who_waits_sees_an_answer_that_came_while_it_asked(database_url: str) ->
         with transaction() as session:
             jobs.lock_study(session, STUDY)
             answering = others.submit(_answer, transaction_uid, "1.2.1", "1.2.2")
-            assert _standing(session).outstanding, "whoever answers waits for us"
+            assert not wait([answering], timeout=0.5).done, "whoever answers waits for us"
+            assert _standing(session).outstanding
         assert answering.result(30) == [(DELIVER, str(delivery.id), False)]
 
 
