@@ -1,15 +1,21 @@
 """Text burned into pixels: found by its shape, not read.
 
+`python -m hilum.burned_in FOLDER` names the JPEG and PNG pictures in it that seem to show text.
+
 Letters are thin strokes that stand out from what lies around them; a word is three or more of them, alike in
 height, on one line. Markers of one or two letters (L, AP) are too common, and too short to name anybody.
 """
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from hilum.radiograph import picture
 
 Shapes = NDArray[np.int64]
 """(N, 5): top, left, bottom and right of each, and how many pixels it has."""
@@ -168,3 +174,14 @@ def _next(letters: Shapes, one: int, free: NDArray[np.bool_]) -> int | None:
     follows &= np.abs(letters[:, 2] - letters[:, 0] - high) <= 0.35 * high
     follows[: one + 1] = False
     return int(np.argmax(follows)) if follows.any() else None
+
+
+def _main(folder: Path) -> None:
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    flagged = [file for file in files if text_boxes(picture(file))]
+    sys.stdout.writelines(f"{file}\n" for file in flagged)
+    sys.stdout.write(f"{len(flagged)} of {len(files)} pictures seem to show text\n")
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))
