@@ -30,7 +30,7 @@ from db.studies import Preparation
 from db.tables import Audit, Instance, Job, JobState, RemovedStudy, Study, StudyState
 from dicom_listener.fetched import keeper
 from hilum import pacs
-from hilum.queue import PREPARE
+from hilum.queue import CLASSIFY, PREPARE
 from hilum.settings import Sender, settings
 from tests.conftest import SettingsChange
 from tests.integration.conftest import StartListener
@@ -119,9 +119,9 @@ def lacking(day: Day) -> dict[str, str]:
     return {gap.study_uid: gap.missing for gap in day.gaps}
 
 
-def given_up(ds: Dataset, because: str) -> None:
-    """Have a received study's preparation fail for good."""
-    held = claim(PREPARE, ds.StudyInstanceUID)
+def given_up(ds: Dataset, because: str, *, kind: str = PREPARE) -> None:
+    """Have a piece of work on a received study fail for good."""
+    held = claim(kind, ds.StudyInstanceUID)
     assert held is not None
     with transaction() as session:
         jobs.give_up(session, held, because=because)
@@ -147,8 +147,9 @@ def test_a_day_is_counted_from_what_the_source_has_to_what_is_final(
     archive: Orthanc, source: Source, day: date
 ) -> None:
     whole, half, [never] = images(day, 2), images(day, 2), images(day, 1)
-    ct = image(day, SOPClassUID=CTImageStorage, Modality="CT")
-    store(archive, *whole, *half, never, ct, image(day + timedelta(days=1)))
+    ct = {"SOPClassUID": CTImageStorage, "Modality": "CT"}
+    same_study = image(day, StudyInstanceUID=whole[0].StudyInstanceUID, **ct)
+    store(archive, *whole, *half, never, same_study, image(day, **ct), image(day + timedelta(days=1)))
     for ds in (*whole, half[0]):
         received(ds)
     final(whole[0])
@@ -234,23 +235,26 @@ def test_a_study_is_listed_whatever_its_time(archive: Orthanc, source: Source, d
     assert (first.counts.listed_studies, next_.counts.listed_studies) == (len(times), 0)
 
 
-def test_an_answer_that_may_have_been_cut_off_is_asked_for_by_the_hour(
-    tmp_path: Path, source: Source, day: date, monkeypatch: pytest.MonkeyPatch
+def test_a_source_that_cannot_tell_a_whole_day_is_asked_by_the_hour(
+    tmp_path: Path, source: Source, day: date
 ) -> None:
     capped = Orthanc(tmp_path, LimitFindResults=3)
     made = [image(day, StudyTime=f"{hour:02}5959.9") for hour in range(8, 14)]
     try:
         store(capped, *made)
-        monkeypatch.setattr("worker.source.MOST_BELIEVED", 3)
         assert taken(source(port=capped.port), day)[0].counts.listed_studies == len(made)
     finally:
         capped.stop()
 
 
-class Strange:
-    """A source whose answers to C-FIND are the test's, by level."""
+Matches = Iterable[tuple[int, Dataset | None]]
+Answers = Matches | Callable[[Dataset], Matches]
 
-    def __init__(self, **answers: Iterable[tuple[int, Dataset | None]]) -> None:
+
+class Strange:
+    """A source whose answers to C-FIND are the test's, by level; it breaks off at another level."""
+
+    def __init__(self, **answers: Answers) -> None:
         self._answers = answers
         ae = AE("ORTHANC")
         ae.add_supported_context(pacs.FIND)
@@ -263,10 +267,13 @@ class Strange:
         self._server.shutdown()  # type: ignore[union-attr]
 
     def _find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
-        level = event.identifier.QueryRetrieveLevel
-        if level not in self._answers:
+        answers = self._answers.get(event.identifier.QueryRetrieveLevel)
+        if answers is None:
             event.assoc.abort()
-        yield from self._answers.get(level, ())
+        elif callable(answers):
+            yield from answers(event.identifier)
+        else:
+            yield from answers
 
 
 def match(**values: str) -> tuple[int, Dataset]:
@@ -283,13 +290,31 @@ def strange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Strange]]
         monkeypatch.setattr(pydicom.config.settings, mode, pydicom.config.IGNORE)
     started: list[Strange] = []
 
-    def start(**answers: Iterable[tuple[int, Dataset | None]]) -> Strange:
+    def start(**answers: Answers) -> Strange:
         started.append(Strange(**answers))
         return started[-1]
 
     yield start
     for each in started:
         each.stop()
+
+
+def test_a_long_answer_may_have_been_cut_off_and_is_asked_for_by_the_hour(
+    strange: Callable[..., Strange], source: Source, day: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at_most_three(query: Dataset) -> Matches:
+        hour = str(query.get("StudyTime", ""))[:2]
+        return [
+            match(StudyInstanceUID=f"1.2.{each}") for each in range(10, 15) if str(each).startswith(hour)
+        ][:3]
+
+    asked = strange(
+        STUDY=at_most_three,
+        SERIES=lambda query: [match(SeriesInstanceUID=f"{query.StudyInstanceUID}.1", Modality="DX")],
+        IMAGE=lambda query: [match(SOPInstanceUID=f"{query.SeriesInstanceUID}.1")],
+    )
+    monkeypatch.setattr("worker.source.MOST_BELIEVED", 3)
+    assert taken(source(port=asked.port), day)[0].counts.listed_images == 5
 
 
 def test_what_is_no_uid_is_passed_over(strange: Callable[..., Strange], source: Source, day: date) -> None:
@@ -483,6 +508,8 @@ def test_what_a_person_has_cancelled_is_told_and_left_alone(source: Source, day:
     received(ds)
     with transaction() as session:
         jobs.cancel(session, ds.StudyInstanceUID)
+        jobs.want(session, CLASSIFY, ds.StudyInstanceUID, study_uid=ds.StudyInstanceUID)
+    given_up(ds, "no", kind=CLASSIFY)
     [gap] = taken(source(), day)[0].gaps
     assert gap.because == "cancelled by a person: `hilum replay` takes it up"
     closed(source(), day)
