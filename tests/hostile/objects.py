@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import chain
+from random import Random
 
 from PIL import Image
+from pydicom import dcmread
+from pydicom.encaps import generate_frames
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -17,7 +20,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.integration.radiographs import radiograph
+from tests.conftest import ROOT
+from tests.hostile.mutation import mutated
+from tests.integration.radiographs import new_uid, radiograph
 from tests.peers.scu import Parcel, parcel
 
 PIXELS = b"\xe0\x7f\x10\x00OW"
@@ -27,6 +32,17 @@ ITEM, ITEM_END, SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0\0\0\0\0",
 NESTED = 10_000
 OUTSIDE = "hilum-evil"
 """Is part of every path that UIDs are made to be."""
+
+
+SAMPLES = ROOT / "hilum" / "samples"
+_STUDY_UID = b"\x20\0\x0d\0UI"
+_OF_A_CT = {
+    b"1.2.840.10008.5.1.4.1.1.2": b"1.2.840.10008.5.1.4.1.1.1",
+    b"\x08\0\x60\0CS\x02\0CT": b"\x08\0\x60\0CS\x02\0CR",
+    b"1.2.826.0.1.3680043.8.498.": b"1.2.826.0.1.3680043.8.497.",
+    b"1.2.3.4.5.99999.": b"1.2.3.4.5.99998.",
+}
+"""What the malformed files say of themselves -> what a radiograph says."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +180,34 @@ def bombs() -> Iterator[Hostile]:
             (RLELossless, struct.pack("<16L", 2, 64, 64 + 40_000, *[0] * 13) + b"\x81\x00" * 40_000),
         ):
             yield Hostile(encapsulated(codestream, syntax, **sides), refused=False)
+
+
+def as_radiograph(whole: Parcel) -> Parcel:
+    """A CT of the malformed files as a chest radiograph, which is decoded where a CT is not."""
+    content = whole.content
+    for old, new in _OF_A_CT.items():
+        content = content.replace(old, new)
+    class_uid, uid = (each.encode() for each in (whole.sop_class_uid, whole.uid))
+    for old, new in _OF_A_CT.items():
+        class_uid, uid = class_uid.replace(old, new), uid.replace(old, new)
+    chest = element(0x00180015, b"CS", b"CHEST ") + element(0x00185101, b"CS", b"PA")
+    content = content.replace(_STUDY_UID, chest + _STUDY_UID, 1)
+    return replace(whole, sop_class_uid=class_uid.decode(), uid=uid.decode(), content=content)
+
+
+def broken_codestreams(rng: Random, of_each: int) -> Iterator[Hostile]:
+    """Chest radiographs in every compressed transfer syntax, with one thing wrong in the codestream."""
+    study_uid = new_uid()
+    for path in sorted(SAMPLES.glob("*.dcm")):
+        ds = dcmread(path)
+        syntax = ds.file_meta.TransferSyntaxUID
+        if not syntax.is_encapsulated:
+            continue
+        codestream = next(generate_frames(ds.PixelData, number_of_frames=1))
+        header = {"Rows": 32, "Columns": 32, "BitsAllocated": ds.BitsAllocated, "BitsStored": ds.BitsStored}
+        for _ in range(of_each):
+            broken = encapsulated(mutated(codestream, rng), syntax, StudyInstanceUID=study_uid, **header)
+            yield Hostile(broken, refused=False)
 
 
 def all_of_them(cuts: Sequence[int]) -> dict[str, list[Hostile]]:

@@ -176,7 +176,15 @@ class Siege:
             yield kind, [object_attack(each.parcel, refused=each.refused) for each in made]
         if files:
             found = sorted(files.rglob("*.dcm"))
-            yield "malformed files", [object_attack(parcel_of(path)) for path in found]
+            malformed = [parcel_of(path) for path in found]
+            yield "malformed files", map(object_attack, malformed)
+            yield (
+                "the same as radiographs",
+                [object_attack(objects.as_radiograph(each)) for each in malformed],
+            )
+        of_each = max(4, pdus // 250)
+        broken = objects.broken_codestreams(self._rng, of_each)
+        yield "broken codestreams", [object_attack(each.parcel) for each in broken]
         yield (
             "cut off at a byte",
             [Attack(steps, leaves=True) for steps in requests.cut_off(whole, cut_every)],
