@@ -16,6 +16,16 @@ from hilum.settings import settings
 
 BUSY_TIMEOUT_S = 30
 _BEGIN_TRIES = 4
+LONGEST_SILENCE_S = 30
+"""After so long between two statements PostgreSQL ends a transaction, and what it holds is free."""
+_SOON_NOTICED = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""What libpq is told, unless the URL says otherwise: where packets get lost it would wait for hours."""
 _COMMON: dict[str, Any] = {"max_overflow": 40, "hide_parameters": True}  # of errors, which end up in logs
 
 
@@ -38,7 +48,10 @@ def engine(url: str) -> Engine:
 def _engine(url: str, pid: int) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_recycle=1800, **_COMMON)
+        told = {name: value for name, value in _SOON_NOTICED.items() if name not in parsed.query}
+        server = create_engine(parsed, connect_args=told, pool_pre_ping=True, pool_recycle=1800, **_COMMON)
+        event.listen(server, "connect", _limit_silence)
+        return server
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         Path(parsed.database).touch(mode=0o600)  # SQLite would let others read it
@@ -46,6 +59,13 @@ def _engine(url: str, pid: int) -> Engine:
     event.listen(lite, "connect", _set_pragmas)
     event.listen(lite, "begin", _begin_immediate)
     return lite
+
+
+def _limit_silence(connection: Any, record: ConnectionPoolEntry) -> None:
+    """Not as an option of the connection's start, which poolers between us and the server refuse."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{LONGEST_SILENCE_S}s'")
+    connection.commit()
 
 
 def _set_pragmas(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:

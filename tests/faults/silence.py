@@ -39,8 +39,10 @@ class Way:
         for each in self._open:
             each.fall_silent()
         self._open.clear()
-        yield
-        self._listening.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        try:
+            yield
+        finally:
+            self._listening.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def stop(self) -> None:
         self._listening.close()

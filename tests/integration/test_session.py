@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
-from db import studies
+from db import jobs, studies
 from db.schema import upgrade
 from db.session import engine, transaction
 from db.tables import Audit, Instance, Study
 from tests.conftest import SettingsChange
+from tests.faults.silence import Way
 from tests.integration.examples import STUDY, an_object
+from tests.peers.postgres import Postgres
 
 PROCESSES, OBJECTS = 8, 12
 
@@ -114,3 +116,21 @@ def test_eight_processes_writing_at_once_all_succeed(database_url: str) -> None:
     assert sum(written) == PROCESSES * OBJECTS
     with transaction() as session:
         assert session.scalar(select(func.count()).select_from(Instance)) == PROCESSES * OBJECTS
+
+
+def test_a_connection_to_postgresql_that_fell_silent_is_given_up_and_holds_nothing_for_long(
+    postgres: str, postgres_server: Postgres, hilum_env: SettingsChange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.session.LONGEST_SILENCE_S", 2)
+    upgrade(postgres)
+    way = Way(postgres_server.port)
+    hilum_env(database_url=postgres.replace(f":{postgres_server.port}/", f":{way.port}/"))
+    with transaction() as session:
+        studies.record(session, an_object(), settle_s=0)
+    with pytest.raises(OperationalError), transaction() as session:
+        jobs.lock_study(session, STUDY)
+        with way.silent():
+            jobs.lock_study(session, STUDY)
+    with transaction() as session:
+        jobs.lock_study(session, STUDY)
+    way.stop()
