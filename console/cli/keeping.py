@@ -195,7 +195,7 @@ def _closed(taken: Sequence[Day]) -> Iterator[tuple[Gap, str]]:
         "hilum export --out chests --labelled",
         "hilum export --out november --from 2026-11-01 --to 2026-11-30",
         "hilum export --out again --looked-at chests.stayed-behind.csv",
-        "hilum train --images chests --out run1   [dim]there[/]",
+        "hilum train --data chests --out run1   [dim]there[/]",
     )
 )
 def export(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset, dcmread
+from pydicom.uid import UID
 from sqlalchemy import select
 from typer.testing import CliRunner
 
@@ -51,7 +52,7 @@ def _drawn() -> Dataset:
 
 def _chest(seed: int, words: str = "", **attributes: Any) -> Dataset:
     ds = deepcopy(_drawn())
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{seed}.1"
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.{seed}.1")
     ds.StudyInstanceUID, ds.SeriesInstanceUID = f"1.2.3.{seed}", f"1.2.3.{seed}.0"
     usual = {
         "PatientID": f"ZQ{seed}",

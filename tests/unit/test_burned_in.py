@@ -1,6 +1,7 @@
 """Text burned into pixels: found wherever it stands, and not seen where there is none."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hilum.burned_in import text_boxes
 from hilum.phantom import draw
+from hilum.radiograph import picture
 
 ROWS, COLUMNS = 900, 740
 
@@ -78,3 +80,24 @@ def test_an_image_too_small_for_text_has_none(shape: tuple[int, int]) -> None:
 def test_noise_is_looked_through_in_bounded_time() -> None:
     noise = np.random.default_rng(0).integers(0, 4096, (1200, 1000)).astype(np.uint16)
     assert len(text_boxes(noise)) < 1000
+
+
+def test_text_on_real_radiographs_is_found(shared_data: Path) -> None:
+    """Names and dates of 10 to 24 pixels anywhere on pictures of 384, but on none that shows text already."""
+    rng = np.random.default_rng(5)
+    files = sorted((shared_data / "cxr").rglob("*.jpg"))[::40]
+    clean = [stored for file in files if not text_boxes(stored := picture(file))]
+    found = sum(bool(text_boxes(_with_a_name(stored, rng))) for stored in clean)
+    assert len(clean) > 0.6 * len(files)
+    assert found >= 0.9 * len(clean)
+
+
+def _with_a_name(stored: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint16]:
+    rows, columns = stored.shape
+    words = str(rng.choice(["MUELLER, ANNA", "12.03.1961", "ID 4711-0815", "Smith^John"]))
+    at, size = (
+        (int(rng.integers(3, rows - 30)), int(rng.integers(3, columns - 170))),
+        int(rng.integers(10, 25)),
+    )
+    around = stored[at[0] : at[0] + size, at[1] : at[1] + 150].mean()
+    return written(stored.astype(np.uint16), words, at, size, 0 if around > 128 else 255)
