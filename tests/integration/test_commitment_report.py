@@ -145,6 +145,7 @@ def test_a_request_is_rung_for_and_answered_as_often_as_it_comes(
     report_commitment("1")
     report_commitment("1")
     assert len(modality.reports) == 1, "a bell that rings twice makes no second report"
+    assert modality.was_scu, "who reports is the SCP, though it opens the association"
     assert modality.ask(listener.port, request) == 0x0000
     report_commitment("1")
     assert len(modality.reports) == 2

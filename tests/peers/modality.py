@@ -18,6 +18,8 @@ class Modality:
         self.statuses: list[int] = []
         self.reports: list[Report] = []
         self.event_types: list[int | None] = []
+        self.was_scu: bool | None = False
+        """Whether the caller took the SCP's role in the newest association."""
         self.start()
 
     def start(self) -> None:
@@ -45,4 +47,5 @@ class Modality:
     def _reported(self, event: Event) -> tuple[int, None]:
         self.reports.append(commitment.read_report(event.event_information))
         self.event_types.append(event.event_type)
+        self.was_scu = event.assoc.accepted_contexts[0].as_scu
         return self.statuses.pop(0) if self.statuses else 0x0000, None
