@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from console import scu
+from console.exposure import exposures
 from console.disk import disk
 from console.overview import broker_depths, unheard
 from console.scu import Peer, Rejected
@@ -51,6 +52,8 @@ def examine() -> Iterator[Check]:
         yield Check("configuration", str(error), "correct it; docs/configuration.md lists every setting")
         return
     yield Check("configuration", f"{config_file() or 'no hilum.toml: defaults'}")
+    for found, remedy in exposures(ours):
+        yield Check("exposure", found, remedy)
     for check in (_database, _broker, _workers, _store, _decoders, _network):
         yield check(ours)
     yield from _certificates(ours)
