@@ -1,5 +1,7 @@
 """Retention: what is old and over goes; nothing goes that anybody waits for, holds or has sent again."""
 
+import threading
+
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -29,11 +31,16 @@ from hilum.queue import DELIVER, PREPARE
 from hilum.settings import Settings, settings
 from hilum.store import INSTANCES, PREPARED, REPORTS, Store
 from tests.conftest import SettingsChange
+from tests.integration.conftest import StartListener
 from tests.integration.examples import STUDY, an_object
+from tests.integration.radiographs import radiograph
+from tests.peers.helpers import wait_for
+from tests.peers.scu import OUT_OF_RESOURCES, SUCCESS, parcel, send
 from worker.retention import remove_some
 
 OLD_S = 40 * 86_400
 RULE = Rule(days=30, keep_labelled=True)
+LITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -124,18 +131,21 @@ def test_files_of_an_old_study_that_is_over_go_and_its_rows_stay(kept_for_30_day
         assert list(session.scalars(select(Job))) == [], "done work tells nothing any more"
 
 
+@LITE
 def test_by_default_everything_is_kept(database_url: str) -> None:
     uid = a_study()
     remove_all()
     assert is_there(instance(uid).path)
 
 
+@LITE
 def test_what_a_younger_study_has_is_kept(kept_for_30_days: Settings) -> None:
     uid = a_study(age_s=20 * 86_400)
     remove_all()
     assert is_there(instance(uid).path)
 
 
+@LITE
 def test_an_old_study_that_got_an_object_lately_is_kept(kept_for_30_days: Settings) -> None:
     uid = a_study()
     note = an_object(uid="1.2.3.4.77", path=a_file("note"), has_pixels=False)
@@ -145,6 +155,7 @@ def test_an_old_study_that_got_an_object_lately_is_kept(kept_for_30_days: Settin
     assert is_there(instance(uid).path) and is_there(note.path)
 
 
+@LITE
 @pytest.mark.parametrize("state", [StudyState.RECEIVED, StudyState.PREPARED, StudyState.READ])
 def test_a_study_that_is_not_over_is_kept_whatever_its_age(
     kept_for_30_days: Settings, state: StudyState
@@ -154,6 +165,7 @@ def test_a_study_that_is_not_over_is_kept_whatever_its_age(
     assert is_there(instance(uid).path)
 
 
+@LITE
 @pytest.mark.parametrize("state", [JobState.WAITING, JobState.FAILED, JobState.QUARANTINED])
 def test_a_study_with_work_that_waits_or_failed_is_kept(kept_for_30_days: Settings, state: JobState) -> None:
     uid = a_study()
@@ -176,6 +188,7 @@ def test_a_study_whose_report_is_not_final_everywhere_is_kept(kept_for_30_days: 
     assert is_there(instance(uid).path) and is_there(rendered)
 
 
+@LITE
 def test_where_no_results_are_sent_a_reported_study_is_over(kept_for_30_days: Settings) -> None:
     uid = a_study()
     report_on(STUDY)
@@ -224,6 +237,7 @@ def test_a_study_on_legal_hold_is_kept_until_it_is_released(kept_for_30_days: Se
     assert not is_there(instance(uid).path)
 
 
+@LITE
 def test_a_hold_that_comes_after_the_look_for_old_studies_is_in_time(kept_for_30_days: Settings) -> None:
     uid = a_study()
     with transaction() as session:
@@ -254,6 +268,7 @@ def test_an_image_that_comes_again_after_its_removal_is_kept_anew_and_not_read_a
     assert not is_there(again.path), "its time begins anew, and ends"
 
 
+@LITE
 def test_other_pixels_under_a_removed_images_uid_are_known_for_others(kept_for_30_days: Settings) -> None:
     uid = a_study()
     remove_all()
@@ -291,6 +306,7 @@ def test_what_a_crash_left_of_a_removal_is_removed_by_the_next_run(kept_for_30_d
         assert retention.to_be_removed(session) == 0
 
 
+@LITE
 def test_a_file_that_cannot_be_removed_stays_written_down(kept_for_30_days: Settings) -> None:
     with transaction() as session:
         retention.discard(session, "instances/is/a-file/below")
@@ -327,6 +343,7 @@ def test_what_was_prepared_goes_first_and_comes_back_with_a_late_image(
         assert retention.with_old_prepared(session, RULE, most=5) == []
 
 
+@LITE
 def test_what_is_prepared_anew_before_it_was_removed_stays(database_url: str) -> None:
     uid = a_study()
     folder = prepare(uid)
@@ -374,6 +391,7 @@ def test_every_table_that_hangs_on_a_study_is_emptied_with_it() -> None:
     assert dependent - emptied == {"variants"}
 
 
+@LITE
 def test_a_study_whose_series_another_study_names_is_not_forgotten(
     database_url: str, hilum_env: SettingsChange
 ) -> None:
@@ -384,6 +402,71 @@ def test_a_study_whose_series_another_study_names_is_not_forgotten(
         studies.record(session, borrowing, settle_s=0)
     remove_all()
     assert study() is not None
+
+
+def test_what_is_sent_again_while_it_is_removed_is_there_or_known_to_be_gone(
+    database_url: str, hilum_env: SettingsChange, start_listener: StartListener
+) -> None:
+    hilum_env(keep_files_days=1e-9)
+    listener = start_listener(database_url=database_url, store_dir=settings().store)
+    parcels = [parcel(radiograph()) for _ in range(4)]
+    assert send(listener.port, *parcels) == [SUCCESS] * 4
+    with transaction() as session:
+        session.execute(update(Job).values(state=JobState.DONE))
+        session.execute(update(Study).values(state=StudyState.NOT_READ))
+    over = threading.Event()
+    remover = threading.Thread(target=_remove_until, args=[over])
+    remover.start()
+    answers = [send(listener.port, *parcels) for _ in range(8)]
+    over.set()
+    remover.join(60)
+    assert {answer for each in answers for answer in each} <= {SUCCESS, OUT_OF_RESOURCES}
+    assert "again" in listener.log, "some came when they were gone"
+    while _clear():
+        pass
+    with transaction() as session:
+        kept = {each.path: each.removed_at is None for each in session.scalars(select(Instance))}
+    assert {path: is_there(path) for path in kept} == kept
+
+
+def test_who_sends_again_what_is_being_removed_at_that_moment_keeps_its_copy(
+    database_url: str, start_listener: StartListener
+) -> None:
+    listener = start_listener(database_url=database_url, store_dir=settings().store)
+    ds = parcel(radiograph())
+    assert send(listener.port, ds) == [SUCCESS]
+    with transaction() as session:
+        session.execute(update(Job).values(state=JobState.DONE))
+        [each] = session.scalars(select(Study))
+        each.state = StudyState.NOT_READ
+        session.flush()
+        assert retention.remove_files(session, each.study_uid, Rule(-1, keep_labelled=True))
+    answers: list[int | None] = []
+    sender = threading.Thread(target=lambda: answers.extend(send(listener.port, ds)))
+    with transaction() as session:
+        [path] = retention.take_removals(session, most=10)
+        Store(settings().store).remove(path)
+        sender.start()
+        wait_for(lambda: is_there(path), what="the file that is sent again")
+        Store(settings().store).remove(path)
+    sender.join(60)
+    assert answers == [OUT_OF_RESOURCES], "no Success for what is not on disk"
+    assert instance(ds.uid).removed_at is not None
+    assert send(listener.port, ds) == [SUCCESS] and is_there(path)
+
+
+def _remove_until(over: threading.Event) -> None:
+    while not over.is_set():
+        remove_some()
+
+
+def _clear() -> bool:
+    """Remove what is forgotten, and forget nothing more."""
+    with transaction() as session:
+        paths = retention.take_removals(session, most=10)
+        for path in paths:
+            Store(settings().store).remove(path)
+    return bool(paths)
 
 
 def test_the_settings_do_not_let_files_outlast_their_rows(hilum_env: SettingsChange) -> None:
