@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Protocol
 
-from db import exports
+from db import audit
 from db.exports import Candidate
 from db.session import transaction
 from hilum.errors import HilumError, Undecodable
@@ -93,7 +93,7 @@ def export(chosen: Sequence[Candidate], out: Path, means: Means, *, actor: str) 
         _write_lists(outcome, aside)
         if not outcome.went:
             raise CannotExport(f"nothing of this may leave: {outcome.stayed_file} says why")
-        _finish(outcome, aside, chosen, actor)
+        _finish(outcome, aside, chosen, means, actor)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return outcome
@@ -145,14 +145,17 @@ def _write(file: Path, columns: Iterable[str], rows: Iterable[Iterable[str]]) ->
     fsync(file)
 
 
-def _finish(outcome: Outcome, aside: Path, chosen: Iterable[Candidate], actor: str) -> None:
+def _finish(outcome: Outcome, aside: Path, chosen: Iterable[Candidate], means: Means, actor: str) -> None:
     """Audit what leaves, then let the folder appear: an audit too many is better than one too few."""
     behind = {each.instance.uid for each, _ in outcome.stayed}
-    study_uids = {each.study.study_uid for each in chosen if each.instance.uid not in behind}
+    went = [each for each in chosen if each.instance.uid not in behind]
+    looked_at = {each.study.study_uid for each in went if each.instance.uid in means.looked_at}
     for folder in (aside / _IMAGES, aside):
         fsync(folder)
     with transaction() as session:
-        exports.note(session, study_uids, actor=actor, detail=f"under pseudonyms, to {outcome.out.name}")
+        for study_uid in sorted({each.study.study_uid for each in went}):
+            detail = f"to {outcome.out.name}{', after a look at its text' * (study_uid in looked_at)}"
+            audit.note(session, actor=actor, action="export", study_uid=study_uid, detail=detail)
     os.rename(aside, outcome.out)  # noqa: PTH104 - onto a folder that another run made, it fails
     fsync(outcome.out.parent)
 

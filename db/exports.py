@@ -1,12 +1,11 @@
 """What may leave for training elsewhere: objects of patients, with what people said of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import audit
 from db.tables import Instance, Role, Study
 from db.verdicts import labelled_images
 
@@ -48,12 +47,6 @@ def candidates(
         for instance, study in session.execute(ordered)
         if not labelled or instance.uid in labels
     ]
-
-
-def note(session: Session, study_uids: Iterable[str], *, actor: str, detail: str) -> None:
-    """Write down of each study that it left."""
-    for study_uid in sorted(set(study_uids)):
-        audit.note(session, actor=actor, action="export", study_uid=study_uid, detail=detail)
 
 
 def _why_it_stays(instance: Instance) -> str | None:

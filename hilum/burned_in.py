@@ -168,12 +168,12 @@ def _like_letters(shapes: Shapes) -> Shapes:
 def _next(letters: Shapes, one: int, free: NDArray[np.bool_]) -> int | None:
     """The letter after this one, on its line and about as high; None where there is none."""
     top, _, bottom, right, _ = letters[one]
-    high, gap = bottom - top, letters[:, 1] - right
-    follows = (gap >= -1) & (gap <= max(0.9 * high, 3)) & free
-    follows &= np.abs(letters[:, 2] - bottom) <= max(0.2 * high, 1.5)
-    follows &= np.abs(letters[:, 2] - letters[:, 0] - high) <= 0.35 * high
-    follows[: one + 1] = False
-    return int(np.argmax(follows)) if follows.any() else None
+    high = bottom - top
+    first, last = np.searchsorted(letters[:, 1], (right - 1, right + max(0.9 * high, 3) + 1))
+    near = slice(max(one + 1, int(first)), int(last))
+    follows = free[near] & (np.abs(letters[near, 2] - bottom) <= max(0.2 * high, 1.5))
+    follows &= np.abs(letters[near, 2] - letters[near, 0] - high) <= 0.35 * high
+    return near.start + int(np.argmax(follows)) if follows.any() else None
 
 
 def _main(folder: Path) -> None:

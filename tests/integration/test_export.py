@@ -203,9 +203,12 @@ def test_each_study_that_leaves_is_in_the_audit_and_none_that_stays(kept: Kept, 
     went = kept(1)
     kept(2, BurnedInAnnotation="YES")
     export("--out", str(tmp_path / "out"))
+    (tmp_path / "looked.txt").write_text("1.2.3.2.1\n")
+    export("--out", str(tmp_path / "two"), "--looked-at", str(tmp_path / "looked.txt"), "1.2.3.2")
     with transaction() as session:
-        [row] = session.scalars(select(Audit).where(Audit.action == "export"))
-        assert row.study_uid == went.StudyInstanceUID and row.actor
+        first, second = session.scalars(select(Audit).where(Audit.action == "export").order_by(Audit.id))
+        assert (first.study_uid, first.detail, bool(first.actor)) == (went.StudyInstanceUID, "to out", True)
+        assert (second.study_uid, second.detail) == ("1.2.3.2", "to two, after a look at its text")
 
 
 def test_the_same_key_gives_the_same_names_in_another_export(kept: Kept, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from hilum.eligibility import why_not_assessed
 from hilum.phantom import phantom
 from hilum.pseudonyms import Pseudonyms
 from hilum.radiograph import pixel_hash, stored_values, to_display
-from tests.unit.images import lut, radiograph
+from tests.unit.images import SCATTER, lut, radiograph
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
@@ -272,6 +272,11 @@ def test_pixels_of_eight_bits_and_an_odd_number_stay_what_they_were() -> None:
     made = made_of(ds)
     assert np.array_equal(stored_values(made), stored) and made.BitsAllocated == 8
     assert len(made.PixelData) == 100
+
+
+def test_an_overlay_in_the_high_bits_stays_behind() -> None:
+    made = made_of(radiograph(SCATTER | 0x8000))
+    assert np.array_equal(np.frombuffer(made.PixelData, "<u2").reshape(SCATTER.shape), SCATTER)
 
 
 def test_a_table_has_no_room_for_what_does_not_belong_to_it() -> None:
