@@ -28,6 +28,17 @@ from db.session import engine
 from db.tables import Instance
 from hilum import tls
 from hilum.tls import Files
+from tests.hostile.wire import (
+    C_ECHO_RQ,
+    COMMAND,
+    LAST,
+    NO_DATA_SET,
+    VERIFICATION,
+    associate,
+    command,
+    p_data,
+    pdu,
+)
 from tests.integration.conftest import StartListener
 from tests.integration.radiographs import large, radiograph
 from tests.peers.certificates import Authority, Certificate
@@ -269,6 +280,26 @@ def test_the_listener_says_in_words_that_its_certificate_cannot_be_used(
     assert ended.returncode == 1
     assert "the key is not the one of the certificate" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_what_comes_in_one_record_of_tls_is_all_heard(
+    listener: Listener, authority: Authority, room2: Certificate, tls_port: int
+) -> None:
+    echo = command({0x0002: VERIFICATION, 0x0100: C_ECHO_RQ, 0x0110: 1, 0x0800: NO_DATA_SET})
+    context = tls.client_context(authority.files(room2))
+    with (
+        socket.create_connection(("127.0.0.1", tls_port), 10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        secured.sendall(associate((1, VERIFICATION, [ExplicitVRLittleEndian]), calling=b"SECURED"))
+        assert secured.recv(4096)[0] == 2, "accepted"
+        secured.sendall(p_data(1, COMMAND | LAST, echo) + pdu(5, bytes(4)))
+        heard = secured.recv(4096)
+        while len(heard) < 10 or heard[-10] != 6:
+            more = secured.recv(4096)
+            assert more, "the connection ended without an answer to the release"
+            heard += more
+    assert heard[0] == 4, "an answer to the C-ECHO"
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
