@@ -23,7 +23,7 @@ from tests.hostile.siege import send
 from tests.peers.scu import parcel
 
 FINAL_WITHIN_S = 600
-_SHOWN = 5
+_SHOWN = 2
 """Studies whose reason is looked for in `hilum show`."""
 _POLL_S = 0.5
 

@@ -39,7 +39,7 @@ _PATIENCE_OF_A_CALLER_S = 1.0
 """For an answer that comes at once, if it comes."""
 _LONG_PATIENCE_S = 20.0
 """For the answer to a whole object."""
-_BETWEEN_GENUINE_S = 0.2
+_BETWEEN_GENUINE_S = 0.4
 _SUCCESS = "0x0000"
 
 
