@@ -5,10 +5,11 @@ that row. A crash between the two leaves a row, which the next run finds. Who wr
 takes the row away before (`spare`), so that nothing is removed that came again meanwhile.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from os.path import commonpath
 
-from sqlalchemy import ColumnElement, Delete, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Delete, and_, delete, func, or_, select, union_all, update
 from sqlalchemy.orm import Session, aliased
 
 from db import audit, jobs
@@ -156,6 +157,21 @@ def spare(session: Session, paths: Iterable[str]) -> None:
     wanted = list(paths)
     if wanted:
         session.execute(delete(Removal).where(Removal.path.in_(wanted)))
+
+
+def unnamed(session: Session, paths: Collection[str]) -> list[str]:
+    """Those of these paths of one folder that no row names."""
+    if not paths:
+        return []
+    start = commonpath(list(paths))
+    here, sent = Instance.removed_at.is_(None), Report.removed_at.is_(None)
+    named = union_all(
+        select(Instance.path).where(here, Instance.path.startswith(start)),
+        select(Instance.prepared_path).where(Instance.prepared, Instance.prepared_path.startswith(start)),
+        select(Variant.path).where(Variant.path.startswith(start)),
+        select(ReportObject.path).join(Report).where(sent, ReportObject.path.startswith(start)),
+    )
+    return sorted(set(paths).difference(session.scalars(named)))
 
 
 def to_be_removed(session: Session) -> int:

@@ -17,6 +17,8 @@ from hilum.kernel import fsync
 INSTANCES = "instances"
 PREPARED = "prepared"
 REPORTS = "reports"
+FOLDERS = 256
+"""Of each kind, by the first two digits of a name's digest."""
 _ASIDE = "aside"
 _MB = 1_000_000
 
@@ -91,6 +93,12 @@ class Store:
         free_mb = shutil.disk_usage(self.aside).free // _MB
         if free_mb < keep_free_mb:
             raise StoreFull(f"{self.root} has {free_mb} MB free and keeps {keep_free_mb} MB: make room")
+
+    def old(self, kind: str, number: int, *, older_than_s: float) -> list[str]:
+        """Relative paths of what one of a kind's FOLDERS holds and has held for longer than this."""
+        before = time.time() - older_than_s
+        held = (self.root / kind / f"{number:02x}").glob("*/*")
+        return [str(path.relative_to(self.root)) for path in held if path.stat().st_mtime < before]
 
     def sweep_aside(self, older_than_s: float = 3600) -> int:
         """Remove what crashes left aside and return how many files that were."""

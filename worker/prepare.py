@@ -30,7 +30,7 @@ def prepare_study(study_uid: str) -> None:
 def _prepare(claim: Claim) -> Sequence[Bell]:
     with transaction() as session:
         images = [each for each in studies.images(session, claim.subject) if _is_to_be_prepared(each)]
-        retention.spare(session, [each.prepared_path for each in images])
+        retention.spare(session, [_folder_name(each) for each in images])
     done = [_prepared(image) for image in images]
     with transaction() as session:
         jobs.lock_study(session, claim.subject)
@@ -52,6 +52,10 @@ def _prepare(claim: Claim) -> Sequence[Bell]:
 def _is_to_be_prepared(image: Instance) -> bool:
     """Whether it is not, and its file is there: not removed because of its age."""
     return not image.prepared and image.removed_at is None
+
+
+def _folder_name(image: Instance) -> str:
+    return Store(settings().store).named(PREPARED, image.uid, suffix="")
 
 
 def _prepared(image: Instance) -> Preparation:

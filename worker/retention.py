@@ -12,15 +12,20 @@ from db.retention import Rule
 from db.session import transaction
 from hilum.queue import RETENTION, app
 from hilum.settings import Settings, settings
-from hilum.store import Store
+from hilum.store import FOLDERS, INSTANCES, PREPARED, REPORTS, Store
 
 log = logging.getLogger(__name__)
 
 WORK_FOR_S = 1.0
-"""Seconds that one run takes: the sweep stands behind it in the queue. Every minute, that is 1,000 studies a day
-on a slow disk and 50,000 on a fast one."""
+"""Seconds that one run takes, once in a minute: the sweep stands behind it in the queue."""
+_KINDS = (INSTANCES, PREPARED, REPORTS)
 _STUDIES_AT_ONCE = 20
 _PATHS_AT_ONCE = 10
+
+_ORPHANS_AT_MIN = 37
+"""Minute of each hour at which one folder of the store is looked through; all of them take a month."""
+_ORPHAN_AFTER_S = 86_400
+"""What is being written now has no row yet."""
 
 Find = Callable[..., list[str]]
 Remove = Callable[[Session, str, Rule], bool]
@@ -28,16 +33,33 @@ Remove = Callable[[Session, str, Rule], bool]
 
 @app.task(name=RETENTION)
 def remove_what_is_old() -> None:
-    """Remove what the settings keep no longer, for a second; the rest is for the next run."""
+    """Remove what the settings keep no longer, for a second; the rest is for the next run.
+
+    Once in an hour a part of the store is looked through for files that no row names.
+    """
+    if time.time() // 60 % 60 == _ORPHANS_AT_MIN:
+        discard_orphans(int(time.time() // 3600))
     until = time.monotonic() + WORK_FOR_S
     while remove_some() and time.monotonic() < until:
         pass
 
 
 def remove_some() -> bool:
-    """Forget some studies or what they hold, and remove some files; False when nothing was left to be done."""
+    """Forget some studies or what they hold, and remove some files; False when nothing was left to do."""
     forgotten = [_forget(*step) for step in _steps(settings())]
     return bool(_remove_files() + sum(forgotten))
+
+
+def discard_orphans(turn: int) -> None:
+    """Have removed what a crash left in one of the store's folders between a file and its row."""
+    kind = _KINDS[turn % len(_KINDS)]  # 3 kinds and 256 folders have no divisor in common: each meets each
+    old = Store(settings().store).old(kind, turn % FOLDERS, older_than_s=_ORPHAN_AFTER_S)
+    with transaction() as session:
+        orphans = retention.unnamed(session, old)
+        for path in orphans:
+            retention.discard(session, path)
+    if orphans:
+        log.warning("%d files of %s have no row, and are removed", len(orphans), kind)
 
 
 def _steps(ours: Settings) -> Iterator[tuple[Find, Remove, Rule]]:

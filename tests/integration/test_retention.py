@@ -1,5 +1,6 @@
 """Retention: what is old and over goes; nothing goes that anybody waits for, holds or has sent again."""
 
+import os
 import threading
 
 import pytest
@@ -29,14 +30,14 @@ from db.tables import (
 )
 from hilum.queue import DELIVER, PREPARE
 from hilum.settings import Settings, settings
-from hilum.store import INSTANCES, PREPARED, REPORTS, Store
+from hilum.store import FOLDERS, INSTANCES, PREPARED, REPORTS, Store
 from tests.conftest import SettingsChange
 from tests.integration.conftest import StartListener
 from tests.integration.examples import STUDY, an_object
 from tests.integration.radiographs import radiograph
 from tests.peers.helpers import wait_for
 from tests.peers.scu import OUT_OF_RESOURCES, SUCCESS, parcel, send
-from worker.retention import remove_some
+from worker.retention import discard_orphans, remove_some
 
 OLD_S = 40 * 86_400
 RULE = Rule(days=30, keep_labelled=True)
@@ -467,6 +468,36 @@ def _clear() -> bool:
         for path in paths:
             Store(settings().store).remove(path)
     return bool(paths)
+
+
+def test_files_that_no_row_names_go_once_they_are_old(database_url: str) -> None:
+    uid = a_study()
+    other = an_object(uid=uid, path=a_file("variant"), pixel_digest="f" * 64)
+    with transaction() as session:
+        studies.record(session, other, settle_s=0)
+    kept = [instance(uid).path, other.path, report_on(STUDY), prepare(uid)]
+    young, store = a_file("young"), Store(settings().store)
+    orphans = [a_file("orphan"), a_file("orphan", kind=REPORTS), store.folder(PREPARED, "orphan")]
+    for path in [*kept, *orphans]:
+        os.utime(store.path(path), (1, 1))
+    for turn in range(3 * FOLDERS):
+        discard_orphans(turn)
+    remove_all()
+    assert [path for path in orphans if is_there(path)] == []
+    assert [path for path in [*kept, young] if not is_there(path)] == []
+
+
+@LITE
+def test_an_orphan_that_is_written_anew_before_it_is_removed_stays(database_url: str) -> None:
+    path, store = a_file("orphan"), Store(settings().store)
+    os.utime(store.path(path), (1, 1))
+    for turn in range(3 * FOLDERS):
+        discard_orphans(turn)
+    with transaction() as session:
+        assert retention.to_be_removed(session) == 1
+        studies.record(session, an_object(path=path), settle_s=0)
+    remove_all()
+    assert is_there(path)
 
 
 def test_the_settings_do_not_let_files_outlast_their_rows(hilum_env: SettingsChange) -> None:
