@@ -14,8 +14,9 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from console import scu
-from console.exposure import exposures
 from console.disk import disk
+from console.exposure import exposures
+from console.ledger import latest
 from console.overview import broker_depths, unheard
 from console.scu import Peer, Rejected
 from db import schema
@@ -25,7 +26,7 @@ from hilum.engine import choose_engine
 from hilum.errors import NetworkError, PacsUnavailable, SettingsError, StoreFull
 from hilum.network import load_artefact, shipped
 from hilum.radiograph import decodable_transfer_syntaxes
-from hilum.settings import Destination, Settings, config_file, settings
+from hilum.settings import Destination, Sender, Settings, config_file, settings
 from hilum.store import Store
 
 _RENEW_DAYS = 30
@@ -62,6 +63,8 @@ def examine() -> Iterator[Check]:
         yield _destination(ours, place)
     if not ours.destinations:
         yield Check("destinations", "none: results stay in the database")
+    for sender in ours.sources:
+        yield _source(ours, sender)
 
 
 def _database(ours: Settings) -> Check:
@@ -211,6 +214,17 @@ def _destination(ours: Settings, place: Destination) -> Check:
         return Check(name, str(error), remedy)
     remedy = "set its final_when to c-find or success, or have it allow storage commitment"
     return Check(name, f"{peer} answers C-ECHO, but takes no requests for storage commitment", remedy)
+
+
+def _source(ours: Settings, sender: Sender) -> Check:
+    """What the ledger knows of a source, which is not asked here: that may take minutes."""
+    name = f"ledger of {sender.ae_title}"
+    if not _is_made(ours):
+        return Check(name, "not counted yet")
+    try:
+        return Check(name, *latest(sender.ae_title))
+    except DBAPIError as error:
+        return Check(name, f"not known: {_first_line(error)}")
 
 
 def _is_taken(host: str, port: int) -> bool:

@@ -3,19 +3,22 @@
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 
-from console.tables import add, plain, table
+from console.tables import add, counted, plain, table
 from db import ledger
 from db.ledger import Counts, Day, Gap
 from db.session import transaction
 from db.tables import LedgerDay
 
+LOOKS_BACK = timedelta(days=ledger.LOOKS_BACK_DAYS)
+STALE = timedelta(hours=3)
+"""Age of sums that are made each hour at which something must be wrong."""
 _STEPS = tuple(each.name for each in fields(Counts))
 
 
@@ -43,6 +46,24 @@ def daily_sums(first: date, last: date, source: str) -> str:
     """The sums kept of these days as CSV, of one source or of all, for an auditor; times in UTC."""
     with transaction() as session:
         return _csv(ledger.days(session, first, last, source=source or None))
+
+
+def latest(source: str) -> tuple[str, str]:
+    """What the last sums say of a source, in words, and what to do; empty when nothing is to be done."""
+    clock = datetime.now(UTC)
+    with transaction() as session:
+        sums = ledger.days(session, clock.date() - LOOKS_BACK, date.max, source=source)
+    if not sums:
+        return "not counted yet: the next time is seven minutes past the hour", ""
+    if because := sums[-1].not_asked_because:
+        return f"not asked: {because}", "check its host, port and query_ae_title, and that it knows us"
+    at = max(each.counted_at for each in sums if each.counted_at)
+    if at < clock - STALE:
+        return f"not counted since {_minute(at)}", "look whether beat and a deliver worker run"
+    if gaps := sum(int(each.counts["gaps"]) for each in sums):
+        remedy = f"`hilum ledger --from {sums[0].day}` lists them, and --close has them closed"
+        return f"{counted(gaps, 'gap', 'gaps')} in the last {LOOKS_BACK.days} days", remedy
+    return f"no gap in the last {LOOKS_BACK.days} days, counted {_minute(at)}", ""
 
 
 def _csv(sums: Iterable[LedgerDay]) -> str:
@@ -84,9 +105,20 @@ def _gaps(gaps: Sequence[Gap]) -> Table:
     made = table("Gaps", ["since", "source", "accession", "missing", "why"])
     made.add_column("study", no_wrap=True)
     for gap in gaps:
-        since = gap.since.astimezone().strftime("%Y-%m-%d %H:%M")
-        add(made, since, gap.source, gap.accession_number, gap.missing, gap.because, gap.study_uid)
+        add(
+            made,
+            _minute(gap.since),
+            gap.source,
+            gap.accession_number,
+            gap.missing,
+            gap.because,
+            gap.study_uid,
+        )
     return made
+
+
+def _minute(moment: datetime) -> str:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _gap(gap: Gap, closed: str | None) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from db.tables import (
 from db.upsert import insert
 from hilum.eligibility import RADIOGRAPHS
 
+LOOKS_BACK_DAYS = 14
+"""How long a day with gaps is asked for again each hour."""
 _AT_ONCE = 500
 """UIDs in one statement: short transactions, since on SQLite each holds up all writers."""
 

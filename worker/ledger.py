@@ -18,8 +18,6 @@ from worker.source import Keep, Listed, fetch, listed
 
 log = logging.getLogger(__name__)
 
-LOOKS_BACK_DAYS = 14
-"""How long a day with gaps is asked for again each hour."""
 _STOPPED = frozenset((JobState.FAILED, JobState.QUARANTINED))
 
 
@@ -37,7 +35,7 @@ def take_stock() -> None:
 def days_to_take(session: Session, source: str, today: date) -> list[date]:
     """Today, yesterday, and of the days before, since the first sum, those with gaps or not told of."""
     first = ledger.first_day(session, source) or today
-    back = max(first, today - timedelta(days=LOOKS_BACK_DAYS))
+    back = max(first, today - timedelta(days=ledger.LOOKS_BACK_DAYS))
     known = {each.day: each for each in ledger.days(session, back, today, source=source)}
     every = [back + timedelta(days=number) for number in range((today - back).days + 1)]
     return [day for day in every if day >= today - timedelta(days=1) or _is_open(known.get(day))]

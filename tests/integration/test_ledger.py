@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 
 from console import cli
 from console.cli.terminal import NotThere
+from console.doctor import examine
+from console.ledger import latest
 from db import findings, jobs, ledger, reports, studies
 from db.findings import Read
 from db.ledger import Counts, Day
@@ -626,3 +628,25 @@ def test_who_may_not_be_asked_is_named(source: Source, hilum_env: SettingsChange
 
 def test_days_the_wrong_way_round_are_refused(source: Source) -> None:
     assert run("--from", "2026-02-02", "--to", "2026-02-01")[0] == 2
+
+
+def test_the_doctor_says_what_the_ledger_knows(source: Source) -> None:
+    sender = source()
+    today = datetime.now().astimezone().date()
+    assert latest(sender.ae_title)[0].startswith("not counted yet")
+    with transaction() as session:
+        ledger.keep(session, sender.ae_title, today - timedelta(days=1), Counts(gaps=2), [])
+        ledger.keep(session, sender.ae_title, today, Counts(), [])
+    assert latest(sender.ae_title)[0] == "2 gaps in the last 14 days"
+    with transaction() as session:
+        ledger.keep(session, sender.ae_title, today - timedelta(days=1), Counts(), [])
+    assert latest(sender.ae_title)[1] == ""
+    with transaction() as session:
+        for each in ledger.days(session, today - timedelta(days=1), today):
+            each.counted_at = datetime.now(UTC) - timedelta(hours=4)
+    assert latest(sender.ae_title)[1] == "look whether beat and a deliver worker run"
+    with transaction() as session:
+        ledger.note_not_asked(session, sender.ae_title, today, "it is away")
+    assert latest(sender.ae_title)[0] == "not asked: it is away"
+    checks = {check.name: check.found for check in examine()}
+    assert checks["ledger of ORTHANC"] == "not asked: it is away"
