@@ -127,6 +127,7 @@ def request(session: Session, sender_ae: str, asked: Request) -> str | None:
     ).one()
     if row.objects != asked.objects:
         return None
+    session.execute(update(CommitmentRequest).where(CommitmentRequest.id == row.id).values(asked_at=now()))
     jobs.want(session, COMMIT, str(row.id), study_uid=None)
     return str(row.id)
 

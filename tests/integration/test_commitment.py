@@ -198,8 +198,9 @@ def test_a_report_that_comes_just_before_a_request_does_not_hold_it_up(pacs: Ans
     assert report_on(pacs.committing.associations[0], kept(pacs.committing.requests[0])) == 0x0000
     for thread in set(threading.enumerate()) - set(before):
         thread.join(5)
-    assert assoc._is_paused
+    is_paused = assoc._is_paused
     assoc._reactor_checkpoint.set()
+    assert is_paused
 
 
 def test_a_lost_report_is_asked_for_again_and_an_old_one_still_counts(pacs: AnsweringPacs) -> None:

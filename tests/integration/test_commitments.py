@@ -112,9 +112,21 @@ def test_a_request_is_kept_once_and_its_answer_wanted_each_time(database_url: st
         assert jobs.claim(session, COMMIT, str(subject), lease_s=30) is not None
 
 
+def test_a_request_that_comes_again_is_as_good_as_new(database_url: str) -> None:
+    asked = Request("1.2.3", {"1.2.1": CLASS})
+    with transaction() as session:
+        subject = int(str(commitments.request(session, "MODALITY", asked)))
+        session.execute(update(CommitmentRequest).values(asked_at=from_now(-100_000)))
+        assert commitments.requested(session, subject)[1] > 99_000
+        commitments.request(session, "MODALITY", asked)
+    with transaction() as session:
+        assert commitments.requested(session, subject)[1] < 60
+
+
 def test_old_requests_are_forgotten_with_their_work(database_url: str) -> None:
     with transaction() as session:
         old, new = (commitments.request(session, "MODALITY", Request(uid, {"1": CLASS})) for uid in "12")
+        session.execute(update(Job).where(Job.subject == new).values(created_at=from_now(-60)))
         session.execute(
             update(CommitmentRequest)
             .where(CommitmentRequest.id == int(str(old)))
