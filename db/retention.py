@@ -59,6 +59,19 @@ def release(session: Session, study_uid: str) -> bool:
     return bool(session.execute(held.values(held_because=None)).rowcount)  # type: ignore[attr-defined]
 
 
+def let_go_of_flagged(session: Session, study_uid: str) -> int:
+    """Forget the objects that were kept aside because a UID of this study was known; how many that were.
+
+    None of a study on legal hold.
+    """
+    jobs.lock_study(session, study_uid)
+    mine = select(Instance.uid).join(Study).where(Study.study_uid == study_uid, Study.held_because.is_(None))
+    flagged = delete(Variant).where(Variant.uid.in_(mine)).returning(Variant.path)
+    paths = list(session.scalars(flagged.execution_options(synchronize_session=False)))
+    _discard(session, study_uid, paths)
+    return len(paths)
+
+
 def with_old_prepared(session: Session, rule: Rule, *, most: int) -> list[str]:
     """Studies whose prepared images may go, the oldest first."""
     return _old(session, rule, Study.prepared_removed_at.is_(None), most=most)

@@ -13,7 +13,7 @@ import db.audit
 import db.retention
 from console.cli.studies import one_study
 from console.cli.terminal import NotThere, examples, out, require_a_site
-from console.tables import plain
+from console.tables import counted, plain
 from db.exports import Candidate, candidates
 from db.ledger import Day, Gap
 from db.session import transaction
@@ -55,6 +55,26 @@ def release(study: Named) -> None:
         if was_held:
             db.audit.note(session, actor=getpass.getuser(), action="release", study_uid=study_uid)
     out.print(f"released: {study_uid}" if was_held else f"it was not on hold: {study_uid}")
+
+
+@app.command(epilog=examples("hilum settle A4711 --reason 'sent twice by ROOM1, the first is right'"))
+def settle(
+    study: Named, reason: Annotated[str, typer.Option(help="what was found, for those who look later")]
+) -> None:
+    """Let go of a study's flagged objects, which a person has looked at.
+
+    They came under known UIDs (`hilum studies --flagged`) and were kept
+    aside; what came first stays. Of a study on hold they stay, too.
+    """
+    require_a_site()
+    with transaction() as session:
+        study_uid = one_study(session, study)
+        count = db.retention.let_go_of_flagged(session, study_uid)
+        if count:
+            db.audit.note(
+                session, actor=getpass.getuser(), action="settle", study_uid=study_uid, detail=reason
+            )
+    out.print(f"let go of {counted(count, 'object', 'objects')} of {study_uid}", highlight=False)
 
 
 @app.command(

@@ -19,6 +19,7 @@ from hilum.store import INSTANCES, Store
 from tests.conftest import SettingsChange
 from tests.peers.studies import RECEIVED, receive
 from tests.unit.test_cli import run
+from worker.retention import remove_some
 
 STUDY = RECEIVED.study_uid
 MB = 1_000_000
@@ -50,6 +51,20 @@ def test_a_study_is_put_on_hold_shown_so_and_released(site: Path) -> None:
     assert "was not on hold" in run("release", "A1")[1]
     assert run("studies", "--held")[1].strip() == "no studies"
     assert actions() == [("hold", "court order 12/26"), ("release", "")]
+
+
+def test_flagged_objects_go_when_a_person_has_looked_at_them_and_no_hold_keeps_them(site: Path) -> None:
+    aside = Store(settings().store).write(b"other pixels", INSTANCES, "2")
+    receive(path=aside, pixel_digest="b" * 64)
+    run("hold", "A1", "--reason", "court order 12/26")
+    assert "let go of 0 objects" in run("settle", "A1", "--reason", "the first is right")[1]
+    run("release", "A1")
+    assert "let go of 1 object of" in run("settle", "A1", "--reason", "the first is right")[1]
+    while remove_some():
+        pass
+    assert not Store(settings().store).path(aside).exists() and site.exists()
+    assert run("studies", "--flagged")[1].strip() == "no studies"
+    assert actions()[-1] == ("settle", "the first is right")
 
 
 def test_what_was_removed_is_told(site: Path) -> None:
