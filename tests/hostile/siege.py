@@ -221,6 +221,7 @@ def play(port: int, attack: Attack) -> list[str]:
                 if not caller.send(step):
                     return [*answers, "closed"]
                 if attack.leaves and number == len(attack.steps):
+                    caller.close(rudely=len(step) % 2 == 1)
                     return [*answers, "left"]
                 answers.append(caller.answer(attack.patience_s))
                 if answers[-1] in ("closed", "aborted", "rejected"):
