@@ -10,6 +10,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Protocol
 
+from rich.console import Console
+from rich.progress import track
+
+from console.tables import counted
 from db import audit
 from db.exports import Candidate
 from db.session import transaction
@@ -75,7 +79,7 @@ class Outcome:
         return self.out.with_name(f"{self.out.name}.stayed-behind.csv")
 
 
-def export(chosen: Sequence[Candidate], out: Path, means: Means, *, actor: str) -> Outcome:
+def export(chosen: Sequence[Candidate], out: Path, means: Means, *, actor: str, terminal: Console) -> Outcome:
     """Write what may leave into a new folder, which appears when it is complete, and audit each study.
 
     It holds a file for each image, a manifest as training reads it, and a list, in the same form, of images
@@ -89,7 +93,8 @@ def export(chosen: Sequence[Candidate], out: Path, means: Means, *, actor: str) 
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        outcome = _sorted_out(chosen, aside, out, means)
+        shown = track(chosen, "exporting", console=terminal, transient=True, disable=not terminal.is_terminal)
+        outcome = _sorted_out(shown, aside, out, means)
         _write_lists(outcome, aside)
         if not outcome.went:
             raise CannotExport(f"nothing of this may leave: {outcome.stayed_file} says why")
@@ -170,15 +175,13 @@ def read_uids(file: Path) -> frozenset[str]:
 
 def rendered(outcome: Outcome) -> str:
     """Return in words what went and what stayed, without naming anybody."""
+    images = counted(len(outcome.went), "image", "images")
+    patients = counted(len({line["patient_id"] for line in outcome.went}), "patient", "patients")
     labelled = sum(1 for line in outcome.went if line["class"])
-    patients = len({line["patient_id"] for line in outcome.went})
-    went = (
-        f"{len(outcome.went)} images of {patients} patients are in {outcome.out}, {labelled} of them labelled"
-    )
+    went = f"{images} of {patients} in {outcome.out}, {labelled} of them labelled"
     if not outcome.stayed:
         return went
     reasons = Counter(because.partition(" (")[0] for _, because in outcome.stayed)
     lines = [f"  {count} because {because}" for because, count in reasons.most_common()]
-    return "\n".join(
-        [went, f"{len(outcome.stayed)} objects stayed behind, listed in {outcome.stayed_file}:", *lines]
-    )
+    stayed = counted(len(outcome.stayed), "object", "objects")
+    return "\n".join([went, f"{stayed} stayed behind, listed in {outcome.stayed_file}:", *lines])

@@ -12,7 +12,7 @@ import typer
 import db.audit
 import db.retention
 from console.cli.studies import one_study
-from console.cli.terminal import NotThere, examples, out, require_a_site
+from console.cli.terminal import NotThere, err, examples, out, require_a_site
 from console.tables import counted, plain
 from db.exports import Candidate, candidates
 from db.ledger import Day, Gap
@@ -253,7 +253,7 @@ def export(
     seen = read_uids(looked_at) if looked_at else frozenset()
     with Decoder(memory_mb=ours.decode_memory_mb, timeout_s=ours.decode_timeout_s) as decoder:
         means = Means(ours.store, load(ours.data_dir / KEY_FILE), decoder.deidentify, seen)
-        outcome = export(chosen, into, means, actor=getpass.getuser())
+        outcome = export(chosen, into, means, actor=getpass.getuser(), terminal=err)
     out.print(rendered(outcome), markup=False, highlight=False)
 
 

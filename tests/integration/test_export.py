@@ -140,7 +140,7 @@ def test_what_shows_text_stays_until_a_person_has_looked(kept: Kept, tmp_path: P
 
     looked = tmp_path / "looked.txt"
     looked.write_text(f"{said.SOPInstanceUID}\n")
-    assert "1 objects stayed behind" in export("--out", str(tmp_path / "two"), "--looked-at", str(looked))
+    assert "1 object stayed behind" in export("--out", str(tmp_path / "two"), "--looked-at", str(looked))
     export("--out", str(tmp_path / "three"), "--looked-at", str(tmp_path / "out.stayed-behind.csv"))
     assert len(lines_of(tmp_path / "three" / "unlabelled.csv")) == 3
 
