@@ -28,6 +28,7 @@ from tests.peers.system import with_argument
 ROOT = Path(__file__).parents[2]
 STUDIES_PER_KILL = 10
 PROCESSES = 4
+PATIENCE_S = 180
 QUIET_S = 4 * VISIBILITY_TIMEOUT_S
 """So long without any progress: no message is due to be delivered again."""
 
@@ -90,6 +91,9 @@ class _Plain:
         name = self._rng.choice(list(kills))
         kills[name]()
         self.kills[name] += 1
+        wait_for(
+            lambda: self._waiting() <= STUDIES_PER_KILL, PATIENCE_S, "most of the queue to be worked off"
+        )
 
     def wait_until_quiet(self) -> None:
         """Return when nothing has been done for so long that nothing more can come."""
@@ -116,6 +120,9 @@ class _Plain:
         with closing(sqlite3.connect(self._done)) as connection:
             return Counter(connection.execute("SELECT study, stage FROM done").fetchall())
 
+    def _waiting(self) -> int:
+        return len(self._broker.messages("control"))
+
     def _start_worker(self) -> None:
         arguments = ["-A", "tests.faults.control_app", "worker", "-c", str(PROCESSES), "-n", "control@%h"]
         surroundings = {"CONTROL_BROKER": self._broker.url, "CONTROL_DATABASE": str(self._done)}
@@ -128,7 +135,7 @@ class _Plain:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_for(self._children, 60, "the worker's processes")
+        wait_for(self._children, PATIENCE_S, "the worker's processes")
 
     def _children(self) -> list[int]:
         return with_argument("control@%h", parents={self._worker.pid})
