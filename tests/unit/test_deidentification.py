@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import DataElement, Dataset, FileDataset, dcmread
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_dict
@@ -40,11 +40,11 @@ DCIODVFY = Path(sys.executable).with_name("dciodvfy")
 @pytest.fixture(autouse=True, scope="module")
 def as_in_the_decoder() -> Iterator[None]:
     """Strangers' values are read and written as they are."""
-    settings = pydicom.config.settings
-    before = settings.reading_validation_mode, settings.writing_validation_mode
-    settings.reading_validation_mode = settings.writing_validation_mode = pydicom.config.IGNORE
+    ours = pydicom.config.settings
+    before = ours.reading_validation_mode, ours.writing_validation_mode
+    ours.reading_validation_mode = ours.writing_validation_mode = pydicom.config.IGNORE
     yield
-    settings.reading_validation_mode, settings.writing_validation_mode = before
+    ours.reading_validation_mode, ours.writing_validation_mode = before
 
 
 def made_of(ds: Dataset) -> FileDataset:
@@ -170,6 +170,7 @@ def test_no_attribute_of_an_item_lets_an_identifier_through(tag: int) -> None:
     assert traces_of(_of([DataElement(tag, "SQ", [held])])) == []
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(datasets, st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian]))
 def test_nothing_that_identifies_somebody_is_among_the_bytes_written(planted: Dataset, syntax: UID) -> None:
     assert traces_of(planted, syntax) == []

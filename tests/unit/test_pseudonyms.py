@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import UID
 
@@ -20,11 +20,13 @@ def test_the_same_key_gives_the_same_names_and_another_key_gives_others() -> Non
         assert getattr(ONE, kind)("1.2.3") == getattr(again, kind)("1.2.3") != getattr(OTHER, kind)("1.2.3")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=64))
 def test_a_patient_is_moved_back_by_a_day_to_a_year(patient_id: str) -> None:
     assert timedelta(days=-365) <= ONE.shift(patient_id) <= timedelta(days=-1)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=4, max_size=64))
 def test_a_name_shows_nothing_of_what_it_stands_for(name: str) -> None:
     assert name not in ONE.patient(name) and name not in ONE.source(name)
