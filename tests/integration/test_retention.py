@@ -2,16 +2,17 @@
 
 import os
 import threading
+from collections.abc import Callable
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 from sqlalchemy.orm import Session
 
 from db import backups, jobs, reports, retention, studies, verdicts
 from db.clock import from_now
 from db.reports import Rendered
 from db.retention import Rule
-from db.session import transaction
+from db.session import engine, transaction
 from db.studies import Preparation, Recorded
 from db.tables import (
     Audit,
@@ -503,3 +504,27 @@ def test_an_orphan_that_is_written_anew_before_it_is_removed_stays(database_url:
 def test_the_settings_do_not_let_files_outlast_their_rows(hilum_env: SettingsChange) -> None:
     with pytest.raises(Exception, match="keep_rows_days is less than keep_files_days"):
         hilum_env(keep_files_days=30, keep_rows_days=10)
+
+
+@LITE
+@pytest.mark.parametrize(
+    ("find", "index"),
+    [
+        (retention.with_old_files, "ix_studies_with_files"),
+        (retention.with_old_prepared, "ix_studies_with_prepared"),
+        (retention.with_old_rows, "ix_studies_last_received_at"),
+    ],
+)
+def test_the_look_for_old_studies_goes_by_age_and_passes_over_those_that_are_done(
+    database_url: str, find: Callable[..., list[str]], index: str
+) -> None:
+    asked: list[tuple[str, tuple[object, ...]]] = []
+    event.listen(
+        engine(database_url), "before_cursor_execute", lambda *said: asked.append((said[2], said[3]))
+    )
+    with transaction() as session:
+        find(session, RULE, most=5)
+        statement, values = asked[-1]
+        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    assert f"USING INDEX {index} " in str(plan[0])
+    assert "TEMP B-TREE" not in str(plan)
