@@ -113,7 +113,9 @@ class Sender(BaseModel):
     called_ae_title: AeTitle | None = Field(
         None, description="AE title it must call; left out: as for all, by listener_ae_title"
     )
-    tls: bool = Field(False, description="whether it must call by DICOM TLS, on listener_tls_port, and is called so")
+    tls: bool = Field(
+        False, description="whether it must call by DICOM TLS, on listener_tls_port, and is called so"
+    )
     certificate_sha256: tuple[Annotated[str, AfterValidator(_fingerprint)], ...] = Field(
         (),
         description="SHA-256 fingerprints of its certificates: it must call by TLS with one of them; "
@@ -254,7 +256,8 @@ class Settings(BaseSettings):
     ledger_grace_s: float = Field(
         3600,
         ge=0,
-        description="seconds after a study's time, and after its last image, until what lacks counts as a gap",
+        description="seconds after a study's time, and after its last image, until what lacks counts as "
+        "a gap",
     )
     keep_prepared_days: float | None = Field(
         None,
