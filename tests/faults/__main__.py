@@ -65,6 +65,7 @@ def _run(folder: Path, rng: Random, studies: int, database: str, findings: Findi
     ledger, drawer = Ledger(), Drawer(folder / "sent", rng)
     site = Site(folder, rng, database=database, store_mb=STORE_MB + STORE_MB_PER_STUDY * studies)
     try:
+        site.start()
         senders = Senders(ledger.acknowledge, ledger.begin)
         return Rig(Scene(site, drawer, senders, ledger, rng), studies).run(findings)
     finally:

@@ -114,7 +114,9 @@ class Rig:
         studies, lost, doubled = (
             len(each) for each in (self._scene.ledger.begun(), comparison.lost, comparison.doubled)
         )
-        findings.tables = [self._rows(comparison), counted("killed", self._places)]
+        findings.tables = [self._rows(comparison)]
+        if self._places:
+            findings.tables.append(counted("killed", self._places))
         findings.last_line = (
             f"faults: {times} injected in {len(self._tallies)} kinds, {studies} studies, "
             f"{lost} lost, {doubled} doubled, slowest recovery {slowest_s:.0f} s"

@@ -54,11 +54,22 @@ class Site:
             del os.environ[name]
         os.environ |= {f"HILUM_{name.upper()}": value for name, value in self._settings(folder, url).items()}
         os.chdir(folder)  # where no hilum.toml lies
+        self._folder = folder
+        self._system: System | None = None
+
+    def start(self) -> None:
+        """Start the system; its peers are there already."""
         surroundings = self.machine.environment | self.failpoints.environment
-        self.system = System(folder, surroundings | self._by_ways())
+        self._system = System(self._folder, surroundings | self._by_ways())
+
+    @property
+    def system(self) -> System:
+        assert self._system is not None, "the site has not started"
+        return self._system
 
     def stop(self) -> None:
-        self.system.stop()
+        if self._system:
+            self._system.stop()
         engine(settings().database).dispose()
         self.orthanc.stop()
         self.archive.stop()
