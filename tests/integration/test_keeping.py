@@ -132,8 +132,7 @@ def test_the_days_until_senders_are_kept_out_are_a_straight_line() -> None:
 
 def test_a_disk_that_is_soon_full_is_for_the_doctor(site: Path, hilum_env: SettingsChange) -> None:
     def found() -> str:
-        [check] = [each for each in examine() if each.name == "file store"]
-        return check.remedy
+        return next(check.remedy for check in examine() if check.name == "file store")
 
     assert found() == ""
     free_mb = shutil.disk_usage(settings().store).free // MB
