@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
+from console import doctor
 from console.disk import Disk, disk
-from console.doctor import examine
 from db import retention
 from db.clock import from_now
 from db.schema import upgrade
@@ -132,7 +132,7 @@ def test_the_days_until_senders_are_kept_out_are_a_straight_line() -> None:
 
 def test_a_disk_that_is_soon_full_is_for_the_doctor(site: Path, hilum_env: SettingsChange) -> None:
     def found() -> str:
-        return next(check.remedy for check in examine() if check.name == "file store")
+        return doctor._store(settings()).remedy
 
     assert found() == ""
     free_mb = shutil.disk_usage(settings().store).free // MB
