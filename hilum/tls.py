@@ -5,12 +5,11 @@ preferred, and of 1.2 only suites with forward secrecy and authenticated encrypt
 """
 
 import logging
-import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from hilum.settings import Settings
 log = logging.getLogger(__name__)
 
 _SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
-_PEM = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _ALERT_S = 1.0
 """With TLS 1.3 a client hears only after its handshake that its certificate is refused."""
 _NO_TLS = "it does not speak TLS on this port"
@@ -106,10 +104,9 @@ def ends(file: Path) -> list[datetime]:
 
     Raises OSError or ValueError when it cannot be read or holds no certificate.
     """
-    found = _PEM.findall(file.read_text(encoding="ascii"))
-    if not found:
-        raise ValueError("there is no certificate in it")
-    return [_end(ssl.PEM_cert_to_DER_cert(each)) for each in found]
+    from cryptography import x509  # half a second that no handshake needs
+
+    return [each.not_valid_after_utc for each in x509.load_pem_x509_certificates(file.read_bytes())]
 
 
 class _Renewed:
@@ -184,29 +181,3 @@ def _alert(secured: ssl.SSLSocket) -> str | None:
     except TimeoutError:
         return None  # it waits for our request, as it should
     return "it hangs up after the handshake"
-
-
-def _end(certificate: bytes) -> datetime:
-    """The notAfter of a DER certificate, RFC 5280 4.1: of its fields, the second of `validity`."""
-    [body, *_] = _fields(next(_fields(certificate))[1])
-    fields = [content for tag, content in _fields(body[1]) if tag != _VERSION]
-    [_, (tag, moment)] = _fields(fields[_VALIDITY])
-    text = moment.decode("ascii")
-    if tag == _UTC_TIME:  # of two digits, from 1950 to 2049
-        text = ("19" if text >= "50" else "20") + text
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
-
-
-_VERSION, _VALIDITY, _UTC_TIME = 0xA0, 3, 0x17
-
-
-def _fields(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and content of each field that follows another in DER."""
-    at = 0
-    while at < len(der):
-        tag, length, at = der[at], der[at + 1], at + 2
-        if length & 0x80:
-            count = length & 0x7F
-            length, at = int.from_bytes(der[at : at + count]), at + count
-        yield tag, der[at : at + length]
-        at += length

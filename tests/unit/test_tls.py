@@ -150,5 +150,5 @@ def test_the_ends_of_certificates_are_read(authority: Authority, tmp_path: Path)
     days = [round((end - now) / timedelta(days=1)) for end in tls.ends(both)]
     assert days == [10, 20_000], "the second is written as GeneralizedTime"
     both.write_text("nothing")
-    with pytest.raises(ValueError, match="no certificate"):
+    with pytest.raises(ValueError):
         tls.ends(both)
