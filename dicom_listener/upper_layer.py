@@ -246,7 +246,8 @@ class Messages(DIMSEServiceProvider):
             raise OverflowError
         if self.message is not None and wire(self.assoc).is_slow(settings().idle_timeout_s):
             raise TimeoutError
-        if spool is not None and value[1][0] & _IS_COMMAND:
+        is_command = value[1][0] & _IS_COMMAND
+        if spool is not None and self.message and (is_command or value[0] != self.message.context_id):
             raise ValueError
         fragment = P_DATA()
         fragment.presentation_data_value_list = [[*value]]  # type: ignore[list-item]

@@ -186,3 +186,12 @@ def test_names_of_callers_cannot_forge_the_log(listener: Listener, image: Parcel
     wait_for(lambda: "A" in listener.log and not listener.files("aside"), 10, "the end")
     assert all(character.isprintable() for line in listener.log.split("\n") for character in line)
     assert all(line[:2] == "20" for line in listener.log.splitlines()), listener.log
+
+
+def test_an_object_in_two_presentation_contexts_ends_the_association(
+    listener: Listener, image: Parcel
+) -> None:
+    request = p_data(1, LAST | COMMAND, store_command(image.sop_class_uid, image.uid))
+    with called(listener, image, GENUINE) as caller:
+        caller.send(request + p_data(3, LAST, image.content))
+        assert caller.answer(5) == "aborted"

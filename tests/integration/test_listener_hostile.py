@@ -154,13 +154,14 @@ def test_a_command_in_the_middle_of_an_object_ends_the_association(listener: Lis
     wait_for(lambda: not listener.files("aside"), 10, "the half object's end")
 
 
-@pytest.mark.parametrize("value", [b"", b"\x03" + b"\xff" * 10, b"\x01" + bytes(100_000)])
-def test_a_message_that_is_none_ends_the_association(listener: Listener, value: bytes) -> None:
+@pytest.mark.parametrize("values", [[b""], [b"\x03" + b"\xff" * 10], [b"\x01" + bytes(100_000)] * 3])
+def test_a_message_that_is_none_ends_the_association(listener: Listener, values: list[bytes]) -> None:
     ds = parcel(radiograph())
     with association(listener.port, [ds]) as assoc:
-        broken = P_DATA()
-        broken.presentation_data_value_list = [[1, value]]  # type: ignore[list-item]
-        assoc.dul.send_pdu(broken)
+        for value in values:
+            broken = P_DATA()
+            broken.presentation_data_value_list = [[1, value]]  # type: ignore[list-item]
+            assoc.dul.send_pdu(broken)
         wait_for(lambda: not assoc.is_established, 10, "the abort")
     assert echoscu(listener.port)
 
