@@ -12,6 +12,7 @@ from celery.exceptions import SecurityWarning
 from celery.schedules import crontab, schedule
 from kombu.entity import Queue
 from kombu.exceptions import ChannelError, OperationalError
+from kombu.transport import redis, virtual
 from redis.exceptions import RedisError
 
 from hilum.process import begin
@@ -44,6 +45,24 @@ QUEUES: dict[str, tuple[str, ...]] = {
 
 _RETENTION_S = 60.0
 """Seconds between two looks for what is old; each takes a second at most."""
+
+
+class _Unacknowledged(redis.QoS):
+    """What a worker has taken and not acknowledged.
+
+    kombu 5.7 keeps a message's place when its acknowledgement gets lost with the connection, so that a worker
+    with one place takes no message ever again. Here the place is free; the broker delivers the message once
+    more when its visibility timeout is over, and a bell that comes twice does nothing.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        finally:
+            virtual.QoS.ack(self, delivery_tag)
+
+
+redis.Channel.QoS = _Unacknowledged
 
 app = Celery("hilum")
 

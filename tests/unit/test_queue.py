@@ -6,6 +6,7 @@ from base64 import b64decode
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
 from hilum import queue
 from hilum.queue import CLASSIFY, DELIVER, PREPARE, REPORT, depths, ring
@@ -85,3 +86,16 @@ def test_only_json_is_accepted_and_no_results_are_kept(hilum_env: SettingsChange
     assert queue.app.conf.accept_content == ["json"]
     assert queue.app.conf.task_ignore_result is True
     assert queue.app.conf.result_backend is None
+
+
+def test_a_worker_whose_acknowledgement_gets_lost_takes_the_next_message_all_the_same(broker: Broker) -> None:
+    assert ring(PREPARE, "1.2.3")
+    with queue.app.connection_for_read() as connection, connection.channel() as channel:
+        channel.basic_qos(0, 1, False)
+        message = channel.basic_get("prepare")
+        assert not channel.qos.can_consume()
+        broker.stop()
+        with pytest.raises(RedisError):
+            message.ack()
+        assert channel.qos.can_consume()
+        broker.start()
