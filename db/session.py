@@ -16,7 +16,7 @@ from hilum.settings import settings
 
 BUSY_TIMEOUT_S = 30
 _BEGIN_TRIES = 4
-LONGEST_SILENCE_S = 30
+LONGEST_SILENCE_S = 15
 """After so long between two statements PostgreSQL ends a transaction, and what it holds is free."""
 _SOON_NOTICED = {
     "connect_timeout": 5,
