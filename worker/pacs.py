@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from hilum.errors import (
     RefusedByPacs,
     SettingsError,
 )
+from hilum.kernel import notice_silence
 from hilum.settings import Destination
 
 log = logging.getLogger(__name__)
@@ -161,6 +163,9 @@ class Pacs:
         except (OSError, SettingsError) as error:  # its name is not known, or our certificate broken, now
             raise PacsUnavailable(f"{self._name} cannot be called: {error}") from error
         if assoc.is_established:
+            if (ours := assoc.dul.socket) and ours.socket:
+                with suppress(OSError):  # it has ended meanwhile
+                    notice_silence(ours.socket)
             self._assoc = assoc
             return assoc
         if assoc.is_rejected:

@@ -1,5 +1,6 @@
 """Delivery: final when the destination's rule says so, tried for as long as the destination is away."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from db.session import transaction
 from db.tables import Circuit, Delivery, DeliveryState, JobState
 from hilum.queue import DELIVER
 from tests.conftest import SettingsChange
+from tests.faults.silence import Way
 from tests.integration.captures import SERIES, capture
 from tests.peers.broker import Broker
 from tests.peers.orthanc import Orthanc
@@ -145,6 +147,23 @@ def test_one_association_is_kept_for_many_results(deliver: Send, orthanc: Orthan
         assert deliver(number).state == DeliveryState.FINAL
     log = (orthanc._folder / "orthanc.log").read_text()
     assert log.count("Association Received from AET HILUM") <= 1
+
+
+def test_a_pacs_that_fell_silent_is_away_within_half_a_minute(
+    pacs: AnsweringPacs, hilum_env: SettingsChange
+) -> None:
+    way = Way(pacs.port)
+    hilum_env(destinations=[_place("ANSWERS", way.port, "success")])
+    assert _send(1).state == DeliveryState.FINAL
+    with way.silent():
+        began_at = time.monotonic()
+        delivery = _send(2)
+        assert time.monotonic() - began_at < 30
+    assert delivery.state != DeliveryState.FINAL
+    assert delivery.error and ("ended the association" in delivery.error or "not answer" in delivery.error)
+    assert _try_again(delivery).state == DeliveryState.FINAL
+    release_associations()
+    way.stop()
 
 
 def test_a_destination_that_is_gone_from_the_settings_is_shown_as_refused(
