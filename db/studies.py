@@ -269,7 +269,9 @@ def _record_known(session: Session, received: Received) -> Record:
         Variant.study_uid == received.study_uid,
         Variant.pixel_digest == received.pixel_digest,
     )
-    return Record(Recorded.VARIANT, session.scalars(flagged).one(), ring=False)
+    path = session.scalars(flagged).one()
+    retention.spare(session, [path])
+    return Record(Recorded.VARIANT, path, ring=False)
 
 
 def _locked(session: Session, uid: str) -> Instance:

@@ -270,6 +270,19 @@ def test_an_image_that_comes_again_after_its_removal_is_kept_anew_and_not_read_a
     assert not is_there(again.path), "its time begins anew, and ends"
 
 
+def test_a_flagged_object_that_comes_again_after_it_was_let_go_stays(database_url: str) -> None:
+    uid = a_study()
+    other = an_object(uid=uid, path=a_file("other"), pixel_digest="f" * 64)
+    with transaction() as session:
+        studies.record(session, other, settle_s=0)
+    with transaction() as session:
+        assert retention.let_go_of_flagged(session, STUDY) == 1
+    with transaction() as session:
+        assert studies.record(session, other, settle_s=0).kind is Recorded.VARIANT
+    remove_all()
+    assert is_there(other.path)
+
+
 @LITE
 def test_other_pixels_under_a_removed_images_uid_are_known_for_others(kept_for_30_days: Settings) -> None:
     uid = a_study()
