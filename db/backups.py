@@ -18,6 +18,7 @@ from sqlalchemy import (
     literal,
     make_url,
     select,
+    text,
     union_all,
     update,
 )
@@ -166,6 +167,8 @@ def _of_sqlite(url: URL, to: Path) -> Iterator[Snapshot]:
 def _of_postgresql(url: str, to: Path) -> Iterator[Snapshot]:
     with engine(url).connect() as anyhow:
         connection = anyhow.execution_options(isolation_level="REPEATABLE READ")
+        # it waits for pg_dump and for files to be copied, and its snapshot ends with it
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         name = connection.execute(select(func.pg_export_snapshot())).scalar_one()
         whole = ("--format=custom", "--no-owner", "--no-privileges", f"--snapshot={name}", f"--file={to}")
         _run("pg_dump", make_url(url), *whole)

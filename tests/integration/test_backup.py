@@ -287,6 +287,22 @@ def test_without_postgresqls_programs_it_says_what_to_install(
         assert session.scalars(select(Backup)).one().lease_until is None, "files may go again"
 
 
+def test_a_dump_may_take_longer_than_other_transactions_may_be_silent(
+    postgres: str, hilum_env: SettingsChange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.session.LONGEST_SILENCE_S", 1)
+    upgrade(postgres)
+    hilum_env(database_url=postgres)
+    a_kept_image(1)
+    slow = tmp_path / "programs" / "pg_dump"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\nsleep 3\nexec {shutil.which("pg_dump")} "$@"\n')
+    slow.chmod(0o700)
+    monkeypatch.setenv("PATH", str(slow.parent), prepend=os.pathsep)
+    made = back_up(settings(), tmp_path / "backup")
+    assert (made.files, made.missing) == (1, [])
+
+
 def test_reports_that_went_out_after_the_backup_go_out_again_as_the_same_objects(
     database_url: str, elsewhere: Elsewhere, orthanc: Orthanc, hilum_env: SettingsChange, tmp_path: Path
 ) -> None:
