@@ -34,6 +34,7 @@ from hilum.settings import Settings
 from hilum.store import Store
 
 MANIFEST, LIST = "manifest.json", "files.csv"
+_SAID = ("made_by", "kind", "tables", "database", "sha256", "missing")
 LEASE_S = 120.0
 _POOL, _POINTS = "files", "points"
 _PART = ".part"
@@ -77,8 +78,8 @@ def back_up(ours: Settings, folder: Path) -> Outcome:
     Raises
     ------
     BackupError
-        When the folder lies in the store, another backup is at it, or this one took so long without the
-        database that files may have been removed meanwhile.
+        When the folder lies in the store, another backup is at it, the store has nothing of what rows name,
+        or this one took so long without the database that files may have been removed meanwhile.
     DumpFailed
         When the database cannot be copied.
     """
@@ -102,7 +103,8 @@ def damages(folder: Path) -> list[str]:
         if entry.sha256 not in seen and _sha256(_pooled(point, entry)) != entry.sha256:
             wrong.append(f"{_pooled(point, entry)}: damaged or gone; it is {entry.path} of the store")
         seen.add(entry.sha256)
-    return wrong
+    lost = _manifest(point)["missing"]
+    return wrong + [f"{path} was not in the store when the backup was made" for path in lost]
 
 
 def restore(ours: Settings, folder: Path) -> Outcome:
@@ -130,7 +132,8 @@ def restore(ours: Settings, folder: Path) -> Outcome:
                 session, actor="restore", action="restore", detail=f"of {point.name}: {len(copied)} files"
             )
     size_bytes = sum(entry.size_bytes for entry in copied)
-    return Outcome(point, len(copied), size_bytes, len(copied), size_bytes, ())
+    missing = _manifest(point)["missing"]
+    return Outcome(point, len(copied), size_bytes, len(copied), size_bytes, missing)
 
 
 def keep_newest(folder: Path, count: int) -> int:
@@ -196,6 +199,8 @@ def _make_point(ours: Settings, folder: Path) -> Outcome:
     copies = _Copies(Store(ours.store), folder / _POOL, known)
     with backups.snapshot(ours.database, aside) as snapshot:
         entries = copies.of(snapshot)
+        if copies.missing and not entries:
+            raise BackupError(f"{ours.store} holds nothing of what the database names: is its disk mounted?")
         _write_list(aside / LIST, entries)
         _write_manifest(aside, backups.kind(ours.database), snapshot, entries, copies.missing)
     os.sync()  # every file and every name, before the name that says that they are there
@@ -335,8 +340,13 @@ def _damaged_point(point: Path) -> list[str]:
 
 
 def _damaged(files: Sequence[str]) -> str:
-    more = [f"... and {len(files) - _NAMED} more"] if len(files) > _NAMED else []
-    return "\n".join(["the backup is damaged; nothing was restored:", *files[:_NAMED], *more])
+    return "\n".join(["the backup is damaged; nothing was restored:", *first(files)])
+
+
+def first(lines: Sequence[str]) -> list[str]:
+    """As many lines as a person reads, and how many more there are."""
+    more = [f"... and {len(lines) - _NAMED} more"] if len(lines) > _NAMED else []
+    return [*lines[:_NAMED], *more]
 
 
 def _sha256(file: Path) -> str:
@@ -372,7 +382,7 @@ def _place(pool: Path, sha256: str) -> Path:
 def _manifest(point: Path) -> dict[str, Any]:
     try:
         said = json.loads((point / MANIFEST).read_text(encoding="utf-8"))
-        return {name: said[name] for name in ("made_by", "kind", "tables", "database", "sha256")}
+        return {name: said[name] for name in _SAID}
     except (ValueError, KeyError, TypeError) as error:
         raise BackupError(_damaged([str(point / MANIFEST)])) from error
 

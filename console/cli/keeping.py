@@ -105,11 +105,12 @@ def backup(
     require_a_site()
     made = back_up(settings(), folder)
     out.print(f"{made.point}: {made.words()}", markup=False, highlight=False)
-    if keep:
+    if keep and not made.missing:
         out.print(f"older points removed: {keep_newest(folder, keep)}")
     for path in made.missing:
         out.print(f"a row names {path}, which is not in the store", markup=False, highlight=False)
     if made.missing:
+        out.print("no older point was removed: they may hold what the store has lost")
         raise typer.Exit(1)
 
 
@@ -122,10 +123,12 @@ def restore(folder: Backup) -> None:
     The configuration says where: the database and the file store have to be
     empty, and nothing of Hilum may run. Then start as usual.
     """
-    from console.backup import restore
+    from console.backup import first, restore
 
     made = restore(settings(), folder)
     out.print(f"restored {made.point.name}: {made.words()}; start, and run `hilum doctor`", markup=False)
+    for line in first([f"{path} was not in the store when the backup was made" for path in made.missing]):
+        out.print(line, markup=False, highlight=False)
 
 
 @app.command(

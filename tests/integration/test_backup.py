@@ -232,12 +232,27 @@ def test_a_backup_of_another_kind_or_of_a_newer_version_is_refused_in_words(
 
 
 @LITE
-def test_files_that_are_missing_are_told_and_the_rest_is_kept(database_url: str, tmp_path: Path) -> None:
+def test_files_that_are_missing_are_told_and_the_rest_is_kept(
+    database_url: str, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
     path = a_kept_image(1)
     a_kept_image(2, b"other pixels")
     Store(settings().store).path(path).unlink()
     made = back_up(settings(), tmp_path / "backup")
     assert (made.files, made.missing) == (1, [path])
+    [said] = damages(tmp_path / "backup")
+    assert path in said
+    assert restore(elsewhere(), tmp_path / "backup").missing == [path]
+
+
+@LITE
+def test_a_store_that_is_away_is_not_backed_up(database_url: str, tmp_path: Path) -> None:
+    a_kept_image(1)
+    good = back_up(settings(), tmp_path / "backup").point
+    settings().store.rename(tmp_path / "away")
+    with pytest.raises(BackupError, match="is its disk mounted"):
+        back_up(settings(), tmp_path / "backup")
+    assert [point.name for point in (tmp_path / "backup" / "points").glob("*Z")] == [good.name]
 
 
 @LITE

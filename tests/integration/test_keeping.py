@@ -85,21 +85,29 @@ def test_a_backup_is_made_verified_and_restored_by_commands(
     site: Path, tmp_path: Path, hilum_env: SettingsChange
 ) -> None:
     folder = str(tmp_path / "backup")
+    other = Store(settings().store).write(b"other pixels", INSTANCES, "2")
+    receive(uid="1.4.2", path=other, study_uid="1.2.2", series_uid="1.3.2")
     code, said = run("backup", folder, "--keep", "3")
-    assert code == 0 and "1 file (" in said
-    assert "s ago, 1 file, in" in " ".join(run("status")[1].split())
+    assert code == 0 and "2 files (" in said
+    assert "s ago, 2 files, in" in " ".join(run("status")[1].split())
     assert run("backup", folder, "--verify") == (0, "the backup is whole\n")
     site.unlink()
-    code, said = run("backup", folder)
-    assert code == 1 and str(site.relative_to(settings().store)) in said
-    shutil.rmtree(
-        tmp_path / "backup" / "points" / sorted(p.name for p in Path(folder, "points").iterdir())[-1]
-    )
+    lost = str(site.relative_to(settings().store))
+    code, said = run("backup", folder, "--keep", "1")
+    assert code == 1 and lost in said
+    _, lacking = sorted(Path(folder, "points").iterdir())
+    code, said = run("backup", folder, "--verify")
+    assert code == 1 and lost in said
+    hilum_env(data_dir=tmp_path / "other", database_url="")
+    assert lost in run("restore", str(lacking))[1].replace("\n", "")
+    shutil.rmtree(lacking)
     ours = hilum_env(data_dir=tmp_path / "elsewhere", database_url="")
     code, said = run("restore", folder)
     assert code == 0 and "start, and run `hilum doctor`" in " ".join(said.split())
     assert (ours.store / site.relative_to(site.parents[3])).read_bytes() == b"pixels"
-    [file] = [each for each in Path(folder, "files").rglob("*") if each.is_file()]
+    [file] = [
+        each for each in Path(folder, "files").rglob("*") if each.is_file() and each.stat().st_size == 6
+    ]
     file.write_bytes(b"pixelz")
     code, said = run("backup", folder, "--verify")
     assert code == 1 and file.name in said.replace("\n", "")
