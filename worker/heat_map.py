@@ -58,7 +58,7 @@ def heat_map_image(
     display: NDArray[np.uint8],
     heat: NDArray[np.float32],
     *,
-    revision: int,
+    edition: str,
     network: NetworkName,
     created: datetime,
 ) -> Dataset:
@@ -66,13 +66,13 @@ def heat_map_image(
 
     `display` is (H, W) uint8, bone white, oriented as the source image; `heat` is (h, w) float32 in [0, 1]
     over the central square of `display`, which is what the network saw. The radiograph is scaled to 1024
-    pixels on its longer side; no word in the pixels says who the patient is. The same arguments give the
-    same bytes.
+    pixels on its longer side; no word in the pixels says who the patient is. `edition` is its report's. The
+    same arguments give the same bytes.
     """
     picture = with_heat(display, heat, _orientation(image.header))
     canvas = _with_panel(picture, image, network, created)
     with disable_value_validation():  # the source's UIDs are repeated as they are, valid or not
-        capture = _capture(image.header, revision, created)
+        capture = _capture(image.header, edition, created)
         _add_pixels(capture, canvas)
         return capture
 
@@ -89,13 +89,13 @@ def with_heat(
     return picture
 
 
-def _capture(header: Dataset, revision: int, created: datetime) -> Dataset:
+def _capture(header: Dataset, edition: str, created: datetime) -> Dataset:
     study_uid, uid = text(header, "StudyInstanceUID"), text(header, "SOPInstanceUID")
     ds = new_instance(
         header,
         sop_class_uid=SecondaryCaptureImageStorage,
-        uid=derived_uid(study_uid, str(revision), uid, "sc"),
-        series_uid=derived_uid(study_uid, str(revision), "sc", "series"),
+        uid=derived_uid(study_uid, edition, uid, "sc"),
+        series_uid=derived_uid(study_uid, edition, "sc", "series"),
         modality="OT",
         created=created,
     )

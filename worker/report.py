@@ -131,19 +131,35 @@ def _content_digest(facts: _Facts) -> str:
     return hashlib.sha256(json.dumps([assessed, network]).encode()).hexdigest()
 
 
+def _edition(facts: _Facts) -> str:
+    """The revision and all that it says, also of images that make none.
+
+    After a restore the same number may stand for another set of images, or be another network's, while
+    destinations still have the report that it stood for before.
+    """
+    said = sorted(
+        [each.uid, each.pixel_hash, _why_not_assessed(each, facts.findings.get(each.uid))]
+        for each in facts.images
+    )
+    network = facts.network.digest if facts.network else None
+    return f"{facts.revision}/{hashlib.sha256(json.dumps([said, network]).encode()).hexdigest()}"
+
+
 def _render(facts: _Facts) -> list[Rendered]:
+    edition = _edition(facts)
     store = Store(settings().store)
     created = datetime.now().astimezone()  # the clock of the place, as people there read it
     network = _network_name(facts.network)
     images = [_read_image(store, facts.study, image, facts.findings.get(image.uid)) for image in facts.images]
     maps = [
-        _heat_map(store, instance, facts.findings[instance.uid], image, facts.revision, network, created)
+        _heat_map(store, instance, facts.findings[instance.uid], image, edition, network, created)
         for instance, image in zip(facts.images, images, strict=True)
         if image.label is not None and network is not None and _has_map(instance, facts)
     ]
     result = StudyResult(
         study_uid=facts.study.study_uid,
         revision=facts.revision,
+        edition=edition,
         network=network,
         images=images,
         created=created,
@@ -201,14 +217,14 @@ def _heat_map(
     instance: Instance,
     finding: Finding,
     image: ReadImage,
-    revision: int,
+    edition: str,
     network: NetworkName,
     created: datetime,
 ) -> Dataset:
     with Image.open(store.path(instance.prepared_path) / DISPLAY_FILE) as picture:
         display = np.asarray(picture.convert("L"))
     heat = np.asarray(finding.heat["rows"], dtype=np.float32)
-    return heat_map_image(image, display, heat, revision=revision, network=network, created=created)
+    return heat_map_image(image, display, heat, edition=edition, network=network, created=created)
 
 
 def _kept(store: Store, ds: Dataset, kind: ObjectKind) -> Rendered:

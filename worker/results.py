@@ -59,11 +59,13 @@ class StudyResult:
     """One revision of what we say about a study; `images` is not empty, `created` is aware.
 
     `heat_maps` are the Secondary Captures made for this revision; the report refers to them. `network` is
-    None when it read no image.
+    None when it read no image. `edition` tells this report from any other of the study, also from one with
+    the same number: UIDs are derived from it.
     """
 
     study_uid: str
     revision: int
+    edition: str
     network: NetworkName | None
     images: Sequence[ReadImage]
     created: datetime

@@ -67,8 +67,8 @@ def structured_report(result: StudyResult) -> Dataset:
         report = new_instance(
             _whose(result.images),
             sop_class_uid=Comprehensive3DSRStorage,
-            uid=derived_uid(result.study_uid, str(result.revision), "sr"),
-            series_uid=derived_uid(result.study_uid, str(result.revision), "sr", "series"),
+            uid=derived_uid(result.study_uid, result.edition, "sr"),
+            series_uid=derived_uid(result.study_uid, result.edition, "sr", "series"),
             modality="SR",
             created=result.created,
         )

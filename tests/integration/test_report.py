@@ -1,6 +1,7 @@
 """Making a report: when there is a new one, of what, for whom; and what is sent is what was committed."""
 
 import shutil
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sqlalchemy import update
 
 from db import findings, jobs, reports, retention, studies
 from db.findings import Read
+from db.reports import Rendered
 from db.retention import Rule
 from db.session import transaction
 from db.studies import Preparation
@@ -194,6 +196,23 @@ def test_a_study_that_was_forgotten_goes_on_with_the_next_revision(database_url:
     _read(_receive(tmp_path, seed=1))
     assert [each.revision for each in _make()] == [2]
     assert _newest_sr().SOPInstanceUID != former, "another report is another object"
+
+
+@pytest.mark.parametrize("is_assessed", [True, False])
+def test_the_same_number_after_a_restore_is_another_object_when_it_says_something_else(
+    database_url: str, tmp_path: Path, is_assessed: bool
+) -> None:
+    _read(_receive(tmp_path, seed=1))
+    was_sent = report._render(report._facts(RECEIVED.study_uid))
+    assert _uids(report._render(report._facts(RECEIVED.study_uid))) == _uids(was_sent)
+    late = _receive(tmp_path, seed=2)
+    _read(late) if is_assessed else _refuse(late)
+    assert report._facts(RECEIVED.study_uid).revision == 1, "nothing is known of the first"
+    assert not _uids(report._render(report._facts(RECEIVED.study_uid))) & _uids(was_sent)
+
+
+def _uids(rendered: Sequence[Rendered]) -> set[str]:
+    return {uid for each in rendered for uid in (each.uid, each.series_uid)}
 
 
 def _remove_files() -> None:

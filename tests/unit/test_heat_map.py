@@ -44,7 +44,7 @@ def hot_at(row: int, column: int) -> Heat:
 
 
 def capture(image: ReadImage, display: Gray, heat: Heat, revision: int = 1) -> Dataset:
-    return heat_map_image(image, display, heat, revision=revision, network=NETWORK, created=CREATED)
+    return heat_map_image(image, display, heat, edition=str(revision), network=NETWORK, created=CREATED)
 
 
 def coloured(ds: Dataset, width: int) -> NDArray[np.bool_]:

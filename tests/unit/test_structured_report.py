@@ -64,7 +64,7 @@ def not_assessed(ds: Dataset, because: str = "it is a lateral view") -> ReadImag
 
 
 def result(*images: ReadImage, revision: int = 1) -> StudyResult:
-    return StudyResult("1.2.826.0.1.7.1", revision, NETWORK, images, CREATED, (), ())
+    return StudyResult("1.2.826.0.1.7.1", revision, str(revision), NETWORK, images, CREATED, (), ())
 
 
 def saved(ds: Dataset) -> bytes:
