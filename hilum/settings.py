@@ -41,6 +41,7 @@ LONGEST_SOCKET_PATH = 100
 """Characters: a Unix socket's path ends at 107 (unix(7))."""
 
 _DATABASES = ("sqlite", "postgresql", "postgresql+psycopg")
+_SECRETS = ("password", "passfile", "sslpassword")  # libpq's, of a URL's query
 _BROKERS = ("redis", "rediss", "redis+socket")
 _PATHS = (
     "data_dir",
@@ -81,20 +82,40 @@ def _sop_class(text: str) -> str:
 
 def _database_url(text: str) -> str:
     try:
-        known = not text or make_url(text).drivername in _DATABASES
+        url = make_url(text) if text else None
+        known = url is None or url.drivername in _DATABASES
     except (ArgumentError, ValueError):  # its text would show a password
         known = False
     if not known:
         raise ValueError("should be like postgresql+psycopg://user:password@host/name or sqlite:////file")
+    for name in _SECRETS:
+        if url is not None and name in url.query:  # it would be shown with the rest of the URL
+            raise ValueError(
+                f"{name} cannot stand behind the question mark: set database_password_file, or write "
+                "user:password@host"
+            )
     return text
 
 
 def _broker_url(text: str) -> str:
-    if text and urlsplit(text).scheme not in _BROKERS:
+    if text and text.partition(":")[0] not in _BROKERS:
         raise ValueError("should begin with redis://, rediss:// or redis+socket://")
-    if parse_qs(urlsplit(text).query).get("ssl_cert_reqs", ["required"]) != ["required"]:
+    if not _is_read_rightly(text):
+        raise ValueError("the password must be percent-encoded, or put into broker_password_file")
+    parts = urlsplit(text)
+    if parse_qs(parts.query).get("ssl_cert_reqs", ["required"]) != ["required"]:
         raise ValueError("ssl_cert_reqs should be required, or left out: it is required then")
     return text
+
+
+def _is_read_rightly(url: str) -> bool:
+    """Whether none of /?#[] in a password has ended it early, and what follows taken for port or path."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # its text would show a password
+        return False
+    return parts.scheme == "redis+socket" or "@" not in parts.path + parts.query + parts.fragment
 
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]

@@ -129,6 +129,21 @@ def test_a_file_that_is_not_toml_is_named(toml: Path) -> None:
         ("DATABASE_URL", "postgresql+psycopg://h:port/x", "database_url: should be like"),
         ("BROKER_URL", "rediss://broker?ssl_cert_reqs=none", "ssl_cert_reqs should be required"),
         ("BROKER_URL", "amqp://broker", "broker_url: should begin with redis://"),
+        ("BROKER_URL", "redis://hilum:hunter2/x@host/0", "broker_url: the password must be percent-encoded"),
+        ("BROKER_URL", "redis://hilum:1/hunter2@host/0", "broker_url: the password must be percent-encoded"),
+        ("BROKER_URL", "redis://hilum:[hunter2@host/0", "broker_url: the password must be percent-encoded"),
+        (
+            "BROKER_URL",
+            "redis://hilum:hunter2\u2100@host",
+            "broker_url: the password must be percent-encoded",
+        ),
+        (
+            "DATABASE_URL",
+            "postgresql+psycopg://db/hilum?user=u&password=hunter2",
+            "database_url: password cannot stand behind the question mark",
+        ),
+        ("DATABASE_URL", "postgresql://db/hilum?sslpassword=hunter2", "sslpassword cannot stand"),
+        ("DATABASE_URL", "postgresql://db/hilum?passfile=/hunter2", "passfile cannot stand"),
     ],
 )
 def test_a_wrong_value_is_told_in_words(
