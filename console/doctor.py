@@ -57,6 +57,7 @@ def examine() -> Iterator[Check]:
         yield Check("exposure", found, remedy)
     for check in (_database, _broker, _workers, _store, _decoders, _network):
         yield check(ours)
+    yield from _lost(ours)
     yield from _certificates(ours)
     yield from _listener(ours)
     for place in ours.destinations:
@@ -129,6 +130,14 @@ def _room(ours: Settings) -> Check:
     is_soon = found.days_left is not None and found.days_left < SOON_DAYS
     remedy = "make room, add a disk, or have old files removed (keep_files_days)" if is_soon else ""
     return Check("file store", f"{ours.store}, {found.words()}", remedy)
+
+
+def _lost(ours: Settings) -> Iterator[Check]:
+    """Received files that no row names, which retention has put out of the way."""
+    store = Store(ours.store)
+    if count := store.lost_files():
+        remedy = f"`hilum send {store.lost}`, which changes nothing that is known; then remove that folder"
+        yield Check("lost files", f"{count} received files had no row, and lie in {store.lost}", remedy)
 
 
 def _decoders(ours: Settings) -> Check:

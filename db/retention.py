@@ -149,19 +149,20 @@ def held(session: Session, *, most: int) -> list[Study]:
     return list(session.scalars(query.order_by(Study.last_received_at.desc()).limit(most)))
 
 
-def take_removals(session: Session, *, most: int) -> list[str]:
-    """Paths that nothing names any more, to be removed by the caller before it commits.
+def take_removals(session: Session, *, most: int) -> list[Removal]:
+    """What nothing names any more, locked: the caller removes it, and then its row, before it commits.
 
+    A row stays until its file is gone, so that who writes the file anew (`spare`) waits, and finds either.
     None while a backup runs: it copies what rows named when it began. (One statement looks for both, so
     that what it takes was forgotten before a backup that it does not see.)
     """
     is_backed_up = select(Backup.id).where(Backup.lease_until > now()).exists()
-    some = select(Removal.path).where(~is_backed_up).limit(most).with_for_update(skip_locked=True)
-    return list(session.scalars(delete(Removal).where(Removal.path.in_(some)).returning(Removal.path)))
+    some = select(Removal).where(~is_backed_up).limit(most).with_for_update(skip_locked=True)
+    return list(session.scalars(some))
 
 
 def discard(session: Session, path: str) -> None:
-    """Have a file of the store removed that no row names."""
+    """Have a file of the store taken away that no row names: it belongs to no study."""
     _discard(session, None, [path])
 
 

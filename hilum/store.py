@@ -20,6 +20,7 @@ REPORTS = "reports"
 FOLDERS = 256
 """Of each kind, by the first two digits of a name's digest."""
 _ASIDE = "aside"
+_LOST = "lost"
 _MB = 1_000_000
 
 
@@ -96,9 +97,33 @@ class Store:
 
     def old(self, kind: str, number: int, *, older_than_s: float) -> list[str]:
         """Relative paths of what one of a kind's FOLDERS holds and has held for longer than this."""
-        before = time.time() - older_than_s
         held = (self.root / kind / f"{number:02x}").glob("*/*")
-        return [str(path.relative_to(self.root)) for path in held if path.stat().st_mtime < before]
+        paths = [str(path.relative_to(self.root)) for path in held]
+        return [path for path in paths if self.is_old(path, older_than_s=older_than_s)]
+
+    def is_old(self, relative: str, *, older_than_s: float) -> bool:
+        """Whether a file or folder is there, and nothing was written to it for longer than this."""
+        try:
+            return (self.root / relative).stat().st_mtime < time.time() - older_than_s
+        except FileNotFoundError:
+            return False
+
+    def lose(self, relative: str) -> None:
+        """Move a file that no row names out of the way, below the folder of what is lost, for a person."""
+        path, target = self.root / relative, self.lost / relative
+        _make_durably(target.parent, self.root)
+        path.replace(target)
+        fsync(target.parent)
+        fsync(path.parent)
+
+    @property
+    def lost(self) -> Path:
+        """Where received files lie that no row names, under their paths in the store; it may be missing."""
+        return self.root / _LOST
+
+    def lost_files(self) -> int:
+        """How many received files lie there."""
+        return sum(path.is_file() for path in self.lost.rglob("*"))
 
     def sweep_aside(self, older_than_s: float = 3600) -> int:
         """Remove what crashes left aside and return how many files that were."""

@@ -26,6 +26,12 @@ _ORPHANS_AT_MIN = 37
 """Minute of each hour at which one folder of the store is looked through; all of them take a month."""
 _ORPHAN_AFTER_S = 86_400
 """What is being written now has no row yet."""
+_MOST_ORPHANS = 3
+"""In one folder: crashes leave a file here and there, another database's store is nothing but orphans."""
+_STRANGE_STORE = (
+    "%d of %d in a folder of %s have no row: do store and database belong together? Nothing is taken away. "
+    "Correct database_url or store_dir; where the database alone was restored, `hilum send` the store's %s"
+)
 
 Find = Callable[..., list[str]]
 Remove = Callable[[Session, str, Rule], bool]
@@ -51,15 +57,20 @@ def remove_some() -> bool:
 
 
 def discard_orphans(turn: int) -> None:
-    """Have removed what a crash left in one of the store's folders between a file and its row."""
+    """Have taken away what a crash left in one of the store's folders between a file and its row.
+
+    Nothing, when it is more than crashes leave: that store has lost its database, and needs a person.
+    """
     kind = _KINDS[turn % len(_KINDS)]  # 3 kinds and 256 folders have no divisor in common: each meets each
     old = Store(settings().store).old(kind, turn % FOLDERS, older_than_s=_ORPHAN_AFTER_S)
     with transaction() as session:
         orphans = retention.unnamed(session, old)
-        for path in orphans:
+        for path in orphans if len(orphans) <= _MOST_ORPHANS else []:
             retention.discard(session, path)
-    if orphans:
-        log.warning("%d files of %s have no row, and are removed", len(orphans), kind)
+    if len(orphans) > _MOST_ORPHANS:
+        log.error(_STRANGE_STORE, len(orphans), len(old), kind, INSTANCES)
+    elif orphans:
+        log.warning("%d files of %s have no row, and are taken away", len(orphans), kind)
 
 
 def _steps(ours: Settings) -> Iterator[tuple[Find, Remove, Rule]]:
@@ -89,7 +100,29 @@ def _remove_files() -> int:
     """Remove files and folders that no row names; their rows go only when they are gone."""
     store = Store(settings().store)
     with transaction() as session:
-        paths = retention.take_removals(session, most=_PATHS_AT_ONCE)
-        for path in paths:
-            store.remove(path)
-    return len(paths)
+        removals = retention.take_removals(session, most=_PATHS_AT_ONCE)
+        for removal in removals:
+            if removal.study_uid is not None:
+                store.remove(removal.path)
+            elif _is_orphan(session, store, removal.path):
+                _take_away(store, removal.path)
+            session.delete(removal)
+    return len(removals)
+
+
+def _is_orphan(session: Session, store: Store, path: str) -> bool:
+    """Whether it is one still: who wrote it anew may have looked for the removal before there was one.
+
+    Then either the row can be seen by now, or the file is young. Who writes it from here on waits for us.
+    """
+    is_unnamed = bool(retention.unnamed(session, [path]))
+    return is_unnamed and store.is_old(path, older_than_s=_ORPHAN_AFTER_S)
+
+
+def _take_away(store: Store, path: str) -> None:
+    """Remove what can be made anew; what was received may be the only copy, and waits for a person."""
+    if not path.startswith(f"{INSTANCES}/"):
+        store.remove(path)
+        return
+    store.lose(path)
+    log.error("%s was received and has no row: it lies in %s; `hilum send` it", path, store.lost)

@@ -15,6 +15,7 @@ from console.scu import Outgoing, Peer, Unusable
 from db.schema import upgrade
 from hilum.errors import PacsUnavailable
 from hilum.phantom import phantom
+from hilum.store import INSTANCES, Store
 from tests.conftest import SettingsChange
 from tests.peers.broker import Broker
 from tests.peers.helpers import free_port
@@ -172,6 +173,15 @@ def test_doctor_says_what_to_do_about_each_fault(hilum_env: SettingsChange, orth
     upgrade(ours.database)
     hilum_env(destinations=[place], keep_free_mb=0)
     assert run("doctor")[0] == 0
+
+
+def test_doctor_tells_of_received_files_that_no_row_names(hilum_env: SettingsChange) -> None:
+    ours = hilum_env(listener_port=free_port())
+    assert "lost files" not in {check.name for check in examine()}
+    store = Store(ours.store)
+    store.lose(store.write(b"content", INSTANCES, "1.2.3"))
+    [check] = [check for check in examine() if check.name == "lost files"]
+    assert check.found.startswith("1 received files") and str(store.lost) in check.remedy
 
 
 def test_doctor_finds_old_tables_and_queues_without_a_worker(

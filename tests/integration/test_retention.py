@@ -459,7 +459,9 @@ def test_who_sends_again_what_is_being_removed_at_that_moment_keeps_its_copy(
     answers: list[int | None] = []
     sender = threading.Thread(target=lambda: answers.extend(send(listener.port, ds)))
     with transaction() as session:
-        [path] = retention.take_removals(session, most=10)
+        [removal] = retention.take_removals(session, most=10)
+        path = removal.path
+        session.delete(removal)
         Store(settings().store).remove(path)
         sender.start()
         wait_for(lambda: is_there(path), what="the file that is sent again")
@@ -478,10 +480,20 @@ def _remove_until(over: threading.Event) -> None:
 def _clear() -> bool:
     """Remove what is forgotten, and forget nothing more."""
     with transaction() as session:
-        paths = retention.take_removals(session, most=10)
-        for path in paths:
-            Store(settings().store).remove(path)
-    return bool(paths)
+        removals = retention.take_removals(session, most=10)
+        for removal in removals:
+            Store(settings().store).remove(removal.path)
+            session.delete(removal)
+    return bool(removals)
+
+
+def make_file_old(path: str) -> None:
+    os.utime(Store(settings().store).path(path), (1, 1))
+
+
+def look_through_the_store() -> None:
+    for turn in range(3 * FOLDERS):
+        discard_orphans(turn)
 
 
 def test_files_that_no_row_names_go_once_they_are_old(database_url: str) -> None:
@@ -493,25 +505,70 @@ def test_files_that_no_row_names_go_once_they_are_old(database_url: str) -> None
     young, store = a_file("young"), Store(settings().store)
     orphans = [a_file("orphan"), a_file("orphan", kind=REPORTS), store.folder(PREPARED, "orphan")]
     for path in [*kept, *orphans]:
-        os.utime(store.path(path), (1, 1))
-    for turn in range(3 * FOLDERS):
-        discard_orphans(turn)
+        make_file_old(path)
+    look_through_the_store()
     remove_all()
     assert [path for path in orphans if is_there(path)] == []
     assert [path for path in [*kept, young] if not is_there(path)] == []
+    assert (store.lost / orphans[0]).read_bytes() == b"content", "what was received waits for a person"
+    assert store.lost_files() == 1
 
 
 @LITE
 def test_an_orphan_that_is_written_anew_before_it_is_removed_stays(database_url: str) -> None:
-    path, store = a_file("orphan"), Store(settings().store)
-    os.utime(store.path(path), (1, 1))
-    for turn in range(3 * FOLDERS):
-        discard_orphans(turn)
+    path = a_file("orphan")
+    make_file_old(path)
+    look_through_the_store()
     with transaction() as session:
         assert retention.to_be_removed(session) == 1
         studies.record(session, an_object(path=path), settle_s=0)
     remove_all()
     assert is_there(path)
+
+
+@LITE
+@pytest.mark.parametrize("kind", [INSTANCES, PREPARED, REPORTS])
+def test_a_store_whose_rows_are_not_in_this_database_is_left_alone(
+    database_url: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(settings().store)
+    paths = [f"{kind}/00/00/{number:036x}" for number in range(20)]
+    for path in paths:
+        store.path(path).parent.mkdir(parents=True, exist_ok=True)
+        store.path(path).write_bytes(b"content")
+        make_file_old(path)
+    for turn in (0, FOLDERS, 2 * FOLDERS):
+        discard_orphans(turn)
+    remove_all()
+    assert [path for path in paths if not is_there(path)] == []
+    assert "do store and database belong together?" in caplog.text
+
+
+def test_an_orphan_that_was_recorded_before_its_removal_was_written_down_stays(database_url: str) -> None:
+    uid = a_study()
+    kept = [instance(uid).path, report_on(STUDY), prepare(uid)]
+    with transaction() as session:
+        for path in kept:
+            make_file_old(path)
+            retention.discard(session, path)
+    remove_all()
+    assert [path for path in kept if not is_there(path)] == []
+    with transaction() as session:
+        assert retention.to_be_removed(session) == 0
+
+
+@LITE
+def test_an_orphan_that_is_written_anew_and_not_yet_recorded_stays(database_url: str) -> None:
+    written = [
+        a_file("orphan"),
+        a_file("orphan", kind=REPORTS),
+        Store(settings().store).folder(PREPARED, "x"),
+    ]
+    with transaction() as session:
+        for path in written:
+            retention.discard(session, path)
+    remove_all()
+    assert [path for path in written if not is_there(path)] == []
 
 
 def test_the_settings_do_not_let_files_outlast_their_rows(hilum_env: SettingsChange) -> None:
