@@ -116,7 +116,8 @@ def without_blank_borders(display: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def stored_values(ds: Dataset) -> NDArray[np.uint16 | np.int16]:
     """Return the decoded pixels, (Rows, Columns), as stored: int16 or uint16 by Pixel Representation.
 
-    Bits above Bits Stored, where old files keep overlays, are removed. Raises as `to_display` does.
+    Bits above Bits Stored, where old files keep overlays, are removed, whatever the transfer syntax. Raises
+    as `to_display` does.
     """
     _require_gray(ds)
     try:
@@ -131,7 +132,9 @@ def stored_values(ds: Dataset) -> NDArray[np.uint16 | np.int16]:
     if native and _number(ds, "HighBit") not in (ds.BitsStored - 1, None):
         raise Undecodable("its High Bit is not Bits Stored less one, as PS3.5 8.1.1 demands")
     signed = ds.get("PixelRepresentation") == 1
-    return np.ascontiguousarray(decoded, dtype=np.int16 if signed else np.uint16)
+    stored = np.ascontiguousarray(decoded, dtype=np.int16 if signed else np.uint16)
+    above = 16 - int(ds.BitsStored)
+    return (stored << above) >> above  # decoders of JPEG-LS and JPEG 2000 leave them in; keeps the sign
 
 
 def pixel_hash(ds: Dataset) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from hilum import radiograph as hilum_radiograph
 from hilum.errors import NotARadiograph, Undecodable
@@ -138,6 +138,17 @@ def test_a_lut_descriptor_of_signed_pixels_may_be_read_as_unsigned() -> None:
     item.LUTDescriptor = [4096, 2**16 - 2000, 12]
     ds = radiograph(SCATTER - 2000, PixelRepresentation=1, VOILUTSequence=[item])
     assert np.abs(to_display(ds) - SCATTER / 4095 * 255).max() <= 3
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_overlay_bits_in_a_compressed_stream_are_removed(syntax: UID, signed: int) -> None:
+    stored = SCATTER - 2000 * signed
+    overlaid = (stored & 0x0FFF) | 0x5000 * (SCATTER % 2)
+    ds = radiograph(overlaid, BitsStored=16, HighBit=15, PixelRepresentation=signed)
+    ds.compress(syntax, generate_instance_uid=False)
+    ds.BitsStored, ds.HighBit = 12, 11
+    assert np.array_equal(stored_values(ds), stored)
 
 
 def test_overlay_bits_above_the_stored_ones_are_removed() -> None:
