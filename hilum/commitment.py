@@ -105,13 +105,18 @@ def read_request(ds: Dataset) -> Request:
 
 
 def read_report(ds: Dataset) -> Report:
-    """The report of this Event Information. Raises Malformed."""
+    """The report of this Event Information. Raises Malformed.
+
+    An object that is listed both as committed and as failed counts as failed.
+    """
     failed = {
         uid: (class_uid, int(item.get("FailureReason") or PROCESSING_FAILURE))
         for item in ds.get("FailedSOPSequence") or ()
         for uid, class_uid in _references([item])
     }
-    return Report(_transaction_uid(ds), dict(_references(ds.get("ReferencedSOPSequence"))), failed)
+    listed = _references(ds.get("ReferencedSOPSequence"))
+    committed = {uid: class_uid for uid, class_uid in listed if uid not in failed}
+    return Report(_transaction_uid(ds), committed, failed)
 
 
 def in_words(reason: int) -> str:

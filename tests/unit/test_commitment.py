@@ -75,6 +75,12 @@ def test_requests_and_reports_are_read_as_they_were_written() -> None:
     assert (report.event_type, Report("1.2.3", report.committed).event_type) == (2, 1)
 
 
+def test_what_a_report_lists_as_committed_and_as_failed_is_not_committed() -> None:
+    both = Report("1.2.3", {"1.2.4": "1.2.840", "1.2.5": "1.2.840"}, {"1.2.5": ("1.2.840", NO_SUCH_OBJECT)})
+    report = commitment.read_report(commitment.report_information(both))
+    assert (list(report.committed), list(report.failed)) == (["1.2.4"], ["1.2.5"])
+
+
 def test_what_lacks_a_uid_is_malformed() -> None:
     nameless = commitment.request_information(Request("1.2.3", {"1.2.4": "1.2.840"}))
     del nameless.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
