@@ -1,6 +1,6 @@
 """What was received and what became of it: studies, series, instances."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,7 +58,8 @@ class Recorded(StrEnum):
     DUPLICATE = "duplicate"
     """Known with these pixels, or in another compression: the first file stands, this one is not needed."""
     AGAIN = "again"
-    """Likewise, but the first file was removed because of its age: this one stands, and is not read anew."""
+    """Likewise, but the first file was removed because of its age, or is lost or torn: this one stands, and
+    is not read anew."""
     VARIANT = "variant"
     """Known with other pixels or in another study: the first stands, this one is kept aside and flagged."""
 
@@ -88,15 +89,22 @@ class Preparation:
     broken: bool = False
 
 
-def record(session: Session, received: Received, *, settle_s: float) -> Record:
+def record(
+    session: Session,
+    received: Received,
+    *,
+    settle_s: float,
+    holds: Callable[[str, int], bool] = lambda path, size_bytes: True,
+) -> Record:
     """Write down an object and the work it makes necessary.
 
     Insertions that meet a row of another sender do nothing, so that senders of one study never
-    refuse each other.
+    refuse each other. `holds` says whether the store has a file of this path and size: one that it lost or
+    that is torn is replaced.
     """
     role = _role(session, received)
     if not _add(session, received, role):
-        return _record_known(session, received)
+        return _record_known(session, received, holds)
     retention.spare(session, [received.path])
     if role is not Role.IMAGE:
         return Record(Recorded(role.value), received.path, ring=False)
@@ -251,10 +259,11 @@ def _insert(session: Session, table: type[Series] | type[Instance] | type[Varian
     return session.execute(statement).one_or_none() is not None
 
 
-def _record_known(session: Session, received: Received) -> Record:
+def _record_known(session: Session, received: Received, holds: Callable[[str, int], bool]) -> Record:
     known = _locked(session, received.uid)
     if _are_alike(known, received):
-        return _record_alike(session, known, received)
+        is_kept = known.removed_at is None and holds(known.path, known.size_bytes)
+        return _record_alike(session, known, received, is_kept=is_kept)
     _insert(
         session,
         Variant,
@@ -282,9 +291,11 @@ def _locked(session: Session, uid: str) -> Instance:
     return known
 
 
-def _record_alike(session: Session, known: Instance, received: Received) -> Record:
-    if known.removed_at is None:
+def _record_alike(session: Session, known: Instance, received: Received, *, is_kept: bool) -> Record:
+    if is_kept:
         return Record(Recorded.DUPLICATE, known.path, ring=False)
+    if known.removed_at is None and known.path != received.path:
+        retention.discard(session, known.path)  # what is left of it
     retention.spare(session, [received.path])
     known.removed_at = None
     known.path, known.size_bytes = received.path, received.size_bytes

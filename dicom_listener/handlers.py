@@ -131,7 +131,7 @@ def _keep(event: Event, store: Store, bells: Bells) -> int | Dataset:
     instance = replace(described, path=path)
     # A file stays when its row's fate is unknown: the row may be there, and a second try writes it again.
     with transaction() as session:
-        record = studies.record(session, instance, settle_s=limits.settle_s)
+        record = studies.record(session, instance, settle_s=limits.settle_s, holds=store.holds)
         store.require(record.path)  # it may have been removed because of its age before the row was locked
     if record.ring:
         bells.ring(instance.study_uid, urgent=record.urgent, settle_s=limits.settle_s)

@@ -89,6 +89,13 @@ class Store:
         """Raise FileNotFoundError when this file is not there."""
         (self.root / relative).stat()
 
+    def holds(self, relative: str, size_bytes: int) -> bool:
+        """Whether this file is there in its full size; raises OSError when the store does not tell."""
+        try:
+            return (self.root / relative).stat().st_size == size_bytes
+        except FileNotFoundError:
+            return False
+
     def require_free(self, keep_free_mb: int) -> None:
         """Raise StoreFull when less than this is free on the store's file system."""
         free_mb = shutil.disk_usage(self.aside).free // _MB

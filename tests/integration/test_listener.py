@@ -1,7 +1,7 @@
 """What a sender may rely on, and what stands in the database and in the store afterwards."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,6 +48,22 @@ def listener(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     engine(url).dispose()
     if request.param == "postgresql":
         server.drop(url)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"torn")])
+def test_a_lost_or_torn_file_is_healed_by_sending_the_object_again_with_another_header(
+    listener: Listener, damage: Callable[[Path], object]
+) -> None:
+    ds = radiograph()
+    assert send(listener.port, parcel(ds)) == [SUCCESS]
+    first = instance_of(listener, ds)
+    assert first is not None
+    damage(listener.store / first.path)
+    ds.StudyDescription = "corrected by the PACS"
+    assert send(listener.port, parcel(ds)) == [SUCCESS]
+    healed = instance_of(listener, ds)
+    assert healed is not None and healed.path != first.path
+    assert dcmread(listener.store / healed.path).StudyDescription == "corrected by the PACS"
 
 
 def instance_of(listener: Listener, ds: Dataset) -> Instance | None:
