@@ -153,6 +153,8 @@ def _make_client(of: Files) -> ssl.SSLContext:
 
 
 def _limited(context: ssl.SSLContext, of: Files) -> ssl.SSLContext:
+    if of.ca is None:
+        raise SettingsError("calling by TLS needs tls_ca: the authorities whose certificates we trust")
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_SUITES)
     if of.certificate:

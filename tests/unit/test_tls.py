@@ -55,6 +55,11 @@ def _answer(listening: socket.socket, context: ssl.SSLContext | None) -> None:
                 secured.recv(1)
 
 
+def test_a_call_without_known_authorities_is_refused_in_words() -> None:
+    with pytest.raises(SettingsError, match="calling by TLS needs tls_ca"):
+        tls.client_context(Files(None, None, None))
+
+
 def test_a_peer_that_knows_us_takes_the_handshake(
     authority: Authority, server: Certificate, client: Certificate
 ) -> None:
