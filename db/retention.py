@@ -121,7 +121,7 @@ def remove_rows(session: Session, study_uid: str, rule: Rule) -> bool:
     That number stays, since UIDs of reports follow from it: what is said of the study, should it come
     again, must be no report that was there before. So do the rows of the audit.
     """
-    if not _may_go(session, study_uid, rule):
+    if not _may_go(session, study_uid, rule, ~_lends_a_series()):
         return False
     paths, size_bytes = _paths(session, study_uid)
     _discard(session, study_uid, paths)
@@ -149,7 +149,7 @@ def held(session: Session, *, most: int) -> list[Study]:
     return list(session.scalars(query.order_by(Study.last_received_at.desc()).limit(most)))
 
 
-def take_removals(session: Session, *, most: int) -> list[Removal]:
+def take_removals(session: Session, *, most: int, but: Collection[str] = ()) -> list[Removal]:
     """What nothing names any more, locked: the caller removes it, and then its row, before it commits.
 
     A row stays until its file is gone, so that who writes the file anew (`spare`) waits, and finds either.
@@ -157,7 +157,8 @@ def take_removals(session: Session, *, most: int) -> list[Removal]:
     that what it takes was forgotten before a backup that it does not see.)
     """
     is_backed_up = select(Backup.id).where(Backup.lease_until > now()).exists()
-    some = select(Removal).where(~is_backed_up).limit(most).with_for_update(skip_locked=True)
+    wanted = (~is_backed_up, Removal.path.not_in(but))
+    some = select(Removal).where(*wanted).limit(most).with_for_update(skip_locked=True)
     return list(session.scalars(some))
 
 
@@ -198,10 +199,10 @@ def _old(session: Session, rule: Rule, condition: ColumnElement[bool], *, most: 
     return list(session.scalars(query.order_by(Study.last_received_at).limit(most)))
 
 
-def _may_go(session: Session, study_uid: str, rule: Rule) -> bool:
+def _may_go(session: Session, study_uid: str, rule: Rule, *conditions: ColumnElement[bool]) -> bool:
     """Whether the study is still over, now that nobody else can change it."""
     jobs.lock_study(session, study_uid)
-    query = select(Study.study_uid).where(Study.study_uid == study_uid, *_is_over(rule))
+    query = select(Study.study_uid).where(Study.study_uid == study_uid, *conditions, *_is_over(rule))
     return session.scalar(query) is not None
 
 

@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import retention
 from db.retention import Rule
 from db.session import transaction
+from db.tables import Removal
 from hilum.queue import RETENTION, app
 from hilum.settings import Settings, settings
 from hilum.store import FOLDERS, INSTANCES, PREPARED, REPORTS, Store
@@ -21,6 +23,10 @@ WORK_FOR_S = 1.0
 _KINDS = (INSTANCES, PREPARED, REPORTS)
 _STUDIES_AT_ONCE = 20
 _PATHS_AT_ONCE = 10
+
+_PUT_OFF_S = 3600
+_put_off: dict[str, float] = {}
+"""Paths and studies that could not go, and the time.monotonic() of their next turn, in this process."""
 
 _ORPHANS_AT_MIN = 37
 """Minute of each hour at which one folder of the store is looked through; all of them take a month."""
@@ -84,30 +90,52 @@ def _steps(ours: Settings) -> Iterator[tuple[Find, Remove, Rule]]:
 
 
 def _forget(find: Find, remove: Remove, rule: Rule) -> int:
-    """How many studies were forgotten, each in a transaction of its own."""
+    """How many studies were forgotten, each in a transaction of its own; one that fails waits for an hour."""
+    waiting = _waiting()
     with transaction() as session:
-        study_uids = find(session, rule, most=_STUDIES_AT_ONCE)
+        found = find(session, rule, most=_STUDIES_AT_ONCE + len(waiting))
     count = 0
-    for study_uid in study_uids:
-        with transaction() as session:
-            count += remove(session, study_uid, rule)
+    for study_uid in [each for each in found if each not in waiting][:_STUDIES_AT_ONCE]:
+        try:
+            with transaction() as session:
+                count += remove(session, study_uid, rule)
+        except SQLAlchemyError:
+            log.exception("%s: %s cannot be removed now; tried again in an hour", remove.__name__, study_uid)
+            _put_off[study_uid] = time.monotonic() + _PUT_OFF_S
+            break  # were it the database that is away, each of the others would wait for it
     if count:
         log.info("%s: %d studies", remove.__name__, count)
     return count
 
 
 def _remove_files() -> int:
-    """Remove files and folders that no row names; their rows go only when they are gone."""
+    """Remove files and folders that no row names; their rows go only when they are gone. How many went."""
     store = Store(settings().store)
     with transaction() as session:
-        removals = retention.take_removals(session, most=_PATHS_AT_ONCE)
-        for removal in removals:
-            if removal.study_uid is not None:
-                store.remove(removal.path)
-            elif _is_orphan(session, store, removal.path):
-                _take_away(store, removal.path)
-            session.delete(removal)
-    return len(removals)
+        removals = retention.take_removals(session, most=_PATHS_AT_ONCE, but=_waiting())
+        return sum(_remove(session, store, each) for each in removals)
+
+
+def _remove(session: Session, store: Store, removal: Removal) -> bool:
+    """Whether it could be removed: its row stays otherwise, for a later turn."""
+    try:
+        if removal.study_uid is not None:
+            store.remove(removal.path)
+        elif _is_orphan(session, store, removal.path):
+            _take_away(store, removal.path)
+    except OSError as error:
+        log.error("%s cannot be removed: %s; tried again in an hour", removal.path, error)
+        _put_off[removal.path] = time.monotonic() + _PUT_OFF_S
+        return False
+    session.delete(removal)
+    return True
+
+
+def _waiting() -> set[str]:
+    """Paths and studies whose next turn has not come."""
+    for each in [each for each, until in _put_off.items() if until <= time.monotonic()]:
+        del _put_off[each]
+    return set(_put_off)
 
 
 def _is_orphan(session: Session, store: Store, path: str) -> bool:

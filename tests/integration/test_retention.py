@@ -2,12 +2,14 @@
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import event, select, text, update
 from sqlalchemy.orm import Session
 
+import worker.retention
 from db import backups, jobs, reports, retention, studies, verdicts
 from db.clock import from_now
 from db.reports import Rendered
@@ -24,6 +26,7 @@ from db.tables import (
     JobState,
     NetworkVersion,
     ObjectKind,
+    Removal,
     Study,
     StudyState,
     Variant,
@@ -321,16 +324,55 @@ def test_what_a_crash_left_of_a_removal_is_removed_by_the_next_run(kept_for_30_d
         assert retention.to_be_removed(session) == 0
 
 
-@LITE
-def test_a_file_that_cannot_be_removed_stays_written_down(kept_for_30_days: Settings) -> None:
+@pytest.fixture
+def nothing_put_off() -> Iterator[None]:
+    yield
+    worker.retention._put_off.clear()
+
+
+@pytest.mark.usefixtures("nothing_put_off")
+def test_a_file_that_cannot_be_removed_stays_written_down_and_holds_up_no_other(
+    kept_for_30_days: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, stuck = Store(settings().store), "instances/is/a-file/below"
+    store.path("instances/is").mkdir(parents=True)
+    store.path("instances/is/a-file").write_bytes(b"")
     with transaction() as session:
-        retention.discard(session, "instances/is/a-file/below")
-    Store(settings().store).path("instances/is").mkdir(parents=True)
-    Store(settings().store).path("instances/is/a-file").write_bytes(b"")
-    with pytest.raises(NotADirectoryError):
-        remove_some()
+        retention.discard(session, stuck)
+    uid = a_study()
+    remove_all()
+    assert not is_there(instance(uid).path)
+    assert f"{stuck} cannot be removed" in caplog.text
     with transaction() as session:
-        assert retention.to_be_removed(session) == 1
+        assert [each.path for each in session.scalars(select(Removal))] == [stuck]
+        assert retention.take_removals(session, most=5, but=[stuck]) == []
+    store.path("instances/is/a-file").unlink()
+    remove_all()
+    with transaction() as session:
+        assert retention.to_be_removed(session) == 1, "its turn comes in an hour"
+    worker.retention._put_off[stuck] = time.monotonic()
+    remove_all()
+    with transaction() as session:
+        assert retention.to_be_removed(session) == 0
+
+
+@pytest.mark.usefixtures("nothing_put_off")
+def test_a_study_that_the_database_does_not_let_go_holds_up_no_other(
+    kept_for_30_days: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck, other = a_study(age_s=2 * OLD_S), a_study("1.2.3.5")
+    forget = retention.remove_files
+
+    def refuse_one(session: Session, study_uid: str, rule: Rule) -> bool:
+        if study_uid == STUDY:
+            session.execute(text("SELECT nothing FROM nowhere"))
+        return forget(session, study_uid, rule)
+
+    monkeypatch.setattr(retention, "remove_files", refuse_one)
+    remove_all()
+    remove_all()
+    assert is_there(instance(stuck).path) and not is_there(instance(other).path)
+    assert f"{STUDY} cannot be removed now" in caplog.text
 
 
 def test_nothing_is_removed_while_a_backup_runs(kept_for_30_days: Settings) -> None:
@@ -417,6 +459,8 @@ def test_a_study_whose_series_another_study_names_is_not_forgotten(
         studies.record(session, borrowing, settle_s=0)
     remove_all()
     assert study() is not None
+    with transaction() as session:
+        assert not retention.remove_rows(session, STUDY, RULE), "nor when it was lent after the look for it"
 
 
 def test_what_is_sent_again_while_it_is_removed_is_there_or_known_to_be_gone(
