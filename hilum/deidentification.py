@@ -315,13 +315,15 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 def _add_tables(made: Dataset, ds: Dataset) -> None:
     """The gray scale's tables: as many entries as their descriptor says, without their explanations."""
+    little = ds.file_meta.TransferSyntaxUID.is_little_endian
     for keyword, kept in _TABLES.items():
-        items = [item for each in _items(ds, keyword) if (item := _table(each, kept)) is not None]
+        tables = (_table(each, kept, little=little) for each in _items(ds, keyword))
+        items = [item for item in tables if item is not None]
         if items:
             setattr(made, keyword, items)
 
 
-def _table(item: Dataset, kept: Mapping[str, Rule]) -> Dataset | None:
+def _table(item: Dataset, kept: Mapping[str, Rule], *, little: bool) -> Dataset | None:
     made, data = Dataset(), _value(item, "LUTData")
     said = [_whole_number(each) for each in _values(_value(item, "LUTDescriptor"))]
     descriptor = [each for each in said if each is not None]
@@ -332,6 +334,8 @@ def _table(item: Dataset, kept: Mapping[str, Rule]) -> Dataset | None:
     made.add_new("LUTDescriptor", "SS" if descriptor[1] < 0 else "US", descriptor)
     if isinstance(data, bytes):
         entries = data[: length if len(data) <= length + 1 else 2 * length]
+        if len(data) > length + 1 and not little:
+            entries = np.frombuffer(entries[: len(entries) // 2 * 2], ">u2").astype("<u2").tobytes()
         made.add_new("LUTData", "OW", entries + bytes(len(entries) % 2))
     else:
         made.add_new("LUTData", "US", [int(each) for each in _values(data)[:length]])

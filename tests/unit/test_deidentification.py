@@ -18,6 +18,7 @@ from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_dict
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGLSLossless,
@@ -278,6 +279,19 @@ def test_pixels_of_eight_bits_and_an_odd_number_stay_what_they_were() -> None:
 def test_an_overlay_in_the_high_bits_stays_behind() -> None:
     made = made_of(radiograph(SCATTER | 0x8000))
     assert np.array_equal(np.frombuffer(made.PixelData, "<u2").reshape(SCATTER.shape), SCATTER)
+
+
+def test_a_table_of_a_big_endian_file_keeps_its_entries() -> None:
+    entries = np.arange(4096)[::-1]
+    item = lut(0, entries)
+    item.LUTData = entries.astype(">u2").tobytes()
+    ds = radiograph(VOILUTSequence=[item])
+    ds.PixelData = SCATTER.astype(">u2").tobytes()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    big = dcmread(io.BytesIO(written(ds, little_endian=False, implicit_vr=False)))
+    made = made_of(big)
+    assert np.array_equal(np.frombuffer(made.VOILUTSequence[0].LUTData, "<u2"), entries)
+    assert np.array_equal(to_display(made), to_display(big))
 
 
 def test_a_table_has_no_room_for_what_does_not_belong_to_it() -> None:
