@@ -47,17 +47,24 @@ def text_boxes(stored: NDArray[np.uint8 | np.uint16 | np.int16]) -> list[Box]:
     """
     found = {
         Box(*(scale * side for side in word))
-        for scale, gray in _scales(_gray(stored))
+        for stretched in _grays(stored)
+        for scale, gray in _scales(stretched)
         for word in _words(gray)
     }
     return sorted(found)
 
 
-def _gray(stored: NDArray[np.uint8 | np.uint16 | np.int16]) -> NDArray[np.uint8]:
-    """The image in 8 bits, stretched so that a few extreme pixels do not hide the others."""
+def _grays(stored: NDArray[np.uint8 | np.uint16 | np.int16]) -> Iterator[NDArray[np.uint8]]:
+    """The image in 8 bits, stretched so that a few extreme pixels do not hide the others.
+
+    Print on a border that is among the brightest or darkest is beyond that: so what lies above and what
+    lies below is stretched by itself.
+    """
     low, high = np.percentile(stored[::2, ::2], (0.5, 99.5))
-    gray: NDArray[np.float32] = (stored.astype(np.float32) - low) * (255 / max(high - low, 1.0))
-    return np.clip(gray, 0, 255).astype(np.uint8)
+    for first, last in ((low, high), (high, float(stored.max())), (float(stored.min()), low)):
+        if last > first or (first, last) == (low, high):
+            gray: NDArray[np.float32] = (stored.astype(np.float32) - first) * (255 / max(last - first, 1.0))
+            yield np.clip(gray, 0, 255).astype(np.uint8)
 
 
 def _scales(gray: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.uint8]]]:

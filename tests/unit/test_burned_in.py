@@ -68,6 +68,14 @@ def test_text_beside_a_pixel_of_absurd_value_is_found() -> None:
     assert text_boxes(stored)
 
 
+@pytest.mark.parametrize(("border", "value"), [(3000, 4095), (4095, 3000), (1500, 4095), (600, 0)])
+def test_text_on_a_bright_border_is_found(border: int, value: int) -> None:
+    stored = np.minimum(chest(), 2500)
+    stored[:120] = stored[-60:] = border
+    stored[:, :60] = stored[:, -60:] = border
+    assert text_boxes(written(stored, "MUELLER HANS 12.03.1957", (40, 120), 28, value))
+
+
 def test_a_marker_of_two_letters_is_passed_over() -> None:
     assert text_boxes(written(chest(), "AP", (20, 600), 30, 4095)) == []
 
