@@ -56,10 +56,8 @@ def _files_outside(folder: Path) -> Iterator[str]:
     places = [folder, folder.parent, *folder.parents[1:8], Path.cwd(), Path.home(), Path("/tmp")]
     for place in places:
         yield from (f"{path} was written" for path in place.glob(f"*{OUTSIDE}*"))
-    store = settings().store
-    known = {*store.rglob("*"), store}
     for path in settings().data_dir.rglob("*.dcm"):
-        if path not in known:
+        if not path.resolve().is_relative_to(settings().store):
             yield f"{path} was written outside the store"
     if left := list((store / "aside").iterdir()):
         yield f"{len(left)} files are left aside"

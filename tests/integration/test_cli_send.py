@@ -163,7 +163,7 @@ def test_doctor_says_what_to_do_about_each_fault(hilum_env: SettingsChange, orth
     assert "takes requests for storage commitment" in checks["destination pacs"].found
     assert "set its final_when" in checks["destination forgetful"].remedy
     assert "`hilum up` makes it" in checks["database"].found
-    assert "keep_free_mb" in checks["file store"].remedy
+    assert "refuse_below_mb" in checks["file store"].remedy
     assert "HILUM" in checks["destination away"].remedy
     well = ("configuration", "database", "broker", "workers", "decoders", "network", "listener")
     for name in (*well, "destination pacs"):

@@ -63,7 +63,7 @@ def test_a_first_signal_asks_and_a_later_one_is_obeyed(
 
 
 def test_a_thread_that_is_not_the_main_one_listens_to_nobody() -> None:
-    seen = []
+    seen, before = [], signal.getsignal(signal.SIGINT)
 
     def train() -> None:
         with Interruption() as interruption:
@@ -73,4 +73,4 @@ def test_a_thread_that_is_not_the_main_one_listens_to_nobody() -> None:
     thread.start()
     thread.join()
     assert seen == [False]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
