@@ -59,7 +59,7 @@ def _files_outside(folder: Path) -> Iterator[str]:
     for path in settings().data_dir.rglob("*.dcm"):
         if not path.resolve().is_relative_to(settings().store):
             yield f"{path} was written outside the store"
-    if left := list((store / "aside").iterdir()):
+    if left := list((settings().store / "aside").iterdir()):
         yield f"{len(left)} files are left aside"
 
 
