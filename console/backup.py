@@ -38,6 +38,7 @@ _SAID = ("made_by", "kind", "tables", "database", "sha256", "missing")
 LEASE_S = 120.0
 _POOL, _POINTS = "files", "points"
 _PART = ".part"
+_DAMAGED = ".damaged"
 _CHUNK, _MB = 1 << 20, 1_000_000
 _NAMED = 20
 
@@ -95,16 +96,36 @@ def back_up(ours: Settings, folder: Path) -> Outcome:
 
 
 def damages(folder: Path) -> list[str]:
-    """What is wrong with a backup's newest point, or with the point given; nothing: it is whole."""
+    """What is wrong with a backup's newest point, or with the point given; nothing: it is whole.
+
+    A damaged file is set aside, so that the next backup copies it anew.
+    """
     point = _point(folder)
     wrong = _damaged_point(point)
     seen: set[str] = set()
     for entry in [] if wrong else _listed(point):
         if entry.sha256 not in seen and _sha256(_pooled(point, entry)) != entry.sha256:
-            wrong.append(f"{_pooled(point, entry)}: damaged or gone; it is {entry.path} of the store")
+            wrong.append(
+                f"{_pooled(point, entry)}: {_set_aside(point, entry)}; it is {entry.path} of the store"
+            )
         seen.add(entry.sha256)
     lost = _manifest(point)["missing"]
     return wrong + [f"{path} was not in the store when the backup was made" for path in lost]
+
+
+def _set_aside(point: Path, entry: Entry) -> str:
+    """Rename a damaged file of the pool; what is to be said of it."""
+    file = _pooled(point, entry)
+    try:
+        with _alone(point.parent.parent):
+            if _sha256(file) == entry.sha256:
+                return "was damaged, and a backup has copied it anew meanwhile"
+            file.rename(file.with_name(f"{file.name}{_DAMAGED}"))
+    except FileNotFoundError:
+        return "gone; the next backup copies it anew"
+    except (BackupError, OSError) as error:
+        return f"damaged, and stays so, as it cannot be set aside ({error})"
+    return f"damaged, and renamed to *{_DAMAGED}; the next backup copies it anew"
 
 
 def restore(ours: Settings, folder: Path) -> Outcome:

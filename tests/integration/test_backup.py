@@ -172,13 +172,29 @@ def test_a_damaged_file_is_named_and_nothing_is_restored(
     back_up(settings(), tmp_path / "backup")
     [file] = [each for each in files_in(tmp_path / "backup") if each.read_bytes() == b"pixels"]
     file.write_bytes(b"pixelz") if harm == "changed" else file.unlink()
-    [said] = damages(tmp_path / "backup")
-    assert str(file) in said and path in said
     ours = elsewhere()
     with pytest.raises(BackupError, match=file.name):
         restore(ours, tmp_path / "backup")
+    [said] = damages(tmp_path / "backup")
+    assert str(file) in said and path in said
     assert [each for each in ours.store.rglob("*") if each.is_file()] == []
     assert backups.is_empty(ours.database)
+
+
+@LITE
+def test_a_file_that_is_found_damaged_is_copied_anew_by_the_next_backup(
+    database_url: str, tmp_path: Path
+) -> None:
+    a_kept_image(1)
+    back_up(settings(), tmp_path / "backup")
+    [file] = files_in(tmp_path / "backup")
+    file.write_bytes(b"pixelz")
+    with backup._alone(tmp_path / "backup"):
+        assert "another backup" in damages(tmp_path / "backup")[0], "which may be about to name this file"
+    assert "copies it anew" in damages(tmp_path / "backup")[0]
+    assert back_up(settings(), tmp_path / "backup").copied == 1
+    assert damages(tmp_path / "backup") == []
+    assert file.read_bytes() == b"pixels"
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "files.csv", "database.sqlite"])
