@@ -63,7 +63,7 @@ def _grays(stored: NDArray[np.uint8 | np.uint16 | np.int16]) -> Iterator[NDArray
     low, high = np.percentile(stored[::2, ::2], (0.5, 99.5))
     for first, last in ((low, high), (high, float(stored.max())), (float(stored.min()), low)):
         if last > first or (first, last) == (low, high):
-            gray: NDArray[np.float32] = (stored.astype(np.float32) - first) * (255 / max(last - first, 1.0))
+            gray = (stored.astype(np.float32) - first) * (255 / max(last - first, 1.0))
             yield np.clip(gray, 0, 255).astype(np.uint8)
 
 
