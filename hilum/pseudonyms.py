@@ -1,7 +1,7 @@
 """Names that stand for patients, objects and places in what leaves the hospital.
 
 They follow from the true ones by a key that stays here: the same key gives the same names in every export,
-and without it nobody can go back, or tell whether a person they know is among them.
+and without it nobody can compute one from the other.
 """
 
 import hashlib
