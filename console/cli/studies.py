@@ -117,7 +117,10 @@ def show(study: Study) -> None:
     from console.record import study_report
 
     with transaction() as session:
-        told = [study_report(session, found) for found in _found(session, study)]
+        found = _found(session, study)
+        told = [study_report(session, each) for each in found]
+        for each in found:
+            db.audit.note(session, actor=getpass.getuser(), action="show", study_uid=each.study_uid)
     for each in told:  # after the transaction: a pager may hold this up, and on SQLite all others with it
         out.print(each)
 

@@ -50,7 +50,7 @@ def test_a_study_is_put_on_hold_shown_so_and_released(site: Path) -> None:
     assert "released" in run("release", "A1")[1]
     assert "was not on hold" in run("release", "A1")[1]
     assert run("studies", "--held")[1].strip() == "no studies"
-    assert actions() == [("hold", "court order 12/26"), ("release", "")]
+    assert actions() == [("hold", "court order 12/26"), ("show", ""), ("release", "")]
 
 
 def test_flagged_objects_go_when_a_person_has_looked_at_them_and_no_hold_keeps_them(site: Path) -> None:
