@@ -119,8 +119,8 @@ def show(study: Study) -> None:
     with transaction() as session:
         found = _found(session, study)
         told = [study_report(session, each) for each in found]
-        for each in found:
-            db.audit.note(session, actor=getpass.getuser(), action="show", study_uid=each.study_uid)
+        for shown in found:
+            db.audit.note(session, actor=getpass.getuser(), action="show", study_uid=shown.study_uid)
     for each in told:  # after the transaction: a pager may hold this up, and on SQLite all others with it
         out.print(each)
 
