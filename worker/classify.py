@@ -15,6 +15,7 @@ from db.findings import Read
 from db.jobs import Claim
 from db.session import transaction
 from db.tables import Instance, StudyState
+from db.work import Bell, work_on
 from hilum.engine import Reading
 from hilum.errors import HilumError, Undecodable
 from hilum.gradcam import heat_map
@@ -23,7 +24,6 @@ from hilum.radiograph import INPUT_SIZE
 from hilum.settings import settings
 from hilum.store import Store
 from worker.reader import Reader, reader
-from worker.work import Bell, work_on
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from db import commitments, jobs
 from db.jobs import Claim
 from db.session import transaction
 from db.tables import Instance
+from db.work import Bell, work_on
 from hilum import commitment, pacs, tls
 from hilum.commitment import CLASS_CONFLICT, NO_SUCH_OBJECT, PROCESSING_FAILURE, Report
 from hilum.errors import PacsUnavailable, RefusedByPacs, SettingsError
@@ -20,7 +21,6 @@ from hilum.queue import COMMIT, app
 from hilum.settings import Sender, settings
 from hilum.store import INSTANCES, Store
 from worker.pacs import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
-from worker.work import Bell, work_on
 
 log = logging.getLogger(__name__)
 

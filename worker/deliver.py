@@ -14,6 +14,7 @@ from db.commitments import Standing
 from db.jobs import Claim
 from db.session import transaction
 from db.tables import DeliveryState
+from db.work import Bell, work_on
 from hilum import tls
 from hilum.commitment import Request
 from hilum.errors import FailedAtPacs, NotUnderstoodByPacs, PacsUnavailable, RefusedByPacs
@@ -23,7 +24,6 @@ from hilum.store import Store
 from worker import commitment
 from worker.commitment import Committing
 from worker.pacs import Pacs, Sent
-from worker.work import Bell, work_on
 
 log = logging.getLogger(__name__)
 

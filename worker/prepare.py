@@ -9,13 +9,13 @@ from db.jobs import Claim
 from db.session import transaction
 from db.studies import Preparation
 from db.tables import Instance, StudyState
+from db.work import Bell, work_on
 from hilum.eligibility import RADIOGRAPHS
 from hilum.errors import Undecodable
 from hilum.queue import CLASSIFY, PREPARE, REPORT, app
 from hilum.settings import settings
 from hilum.store import PREPARED, Store
 from worker.decoder import Decoder
-from worker.work import Bell, work_on
 
 
 @app.task(name=PREPARE)

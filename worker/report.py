@@ -18,13 +18,13 @@ from db.jobs import Claim
 from db.reports import Rendered
 from db.session import transaction
 from db.tables import Finding, Instance, NetworkVersion, ObjectKind, Report, Study
+from db.work import Bell, work_on
 from hilum.queue import DELIVER, REPORT, app
 from hilum.settings import settings
 from hilum.store import REPORTS, Store
 from worker.heat_map import heat_map_image
 from worker.results import NetworkName, Predecessor, ReadImage, StudyResult
 from worker.structured_report import structured_report
-from worker.work import Bell, work_on
 
 DISPLAY_FILE = "display.png"
 _REMOVED = "its file was removed here because of its age"

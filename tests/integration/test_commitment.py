@@ -281,7 +281,7 @@ def test_a_transaction_is_on_record_before_it_is_asked_for_and_a_new_one_follows
         "worker.deliver.deliver_report('1')\n"
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worker.work._do", lambda *_: ())  # leaves the work to the process that dies at it
+        patch.setattr("db.work._do", lambda *_: ())  # leaves the work to the process that dies at it
         delivery = _deliver()
     with transaction() as session:
         session.execute(update(Job).values(lease_token=None, lease_until=None))

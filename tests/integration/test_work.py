@@ -15,13 +15,13 @@ from db import jobs
 from db.jobs import Claim
 from db.session import transaction
 from db.tables import JobState
+from db.work import Bell, work_on
 from hilum.errors import MachineAtFault, NetworkError
 from hilum.queue import CLASSIFY, PREPARE
 from tests.conftest import SettingsChange
 from tests.peers.broker import Broker
 from tests.peers.helpers import wait_for
 from tests.peers.studies import RECEIVED, job, receive
-from worker.work import Bell, work_on
 
 STUDY = RECEIVED.study_uid
 
