@@ -85,6 +85,45 @@ class DeliveryState(StrEnum):
     """The destination refused it for good; a person must look."""
 
 
+class NetworkState(StrEnum):
+    """What a network may do here."""
+
+    CANDIDATE = "candidate"
+    """It passed the gate, or a person brought it; it reads nothing yet."""
+    SHADOW = "shadow"
+    """It reads what the champion reads; what it finds is kept, and never sent. There is one at most."""
+    CHAMPION = "champion"
+    """It reads, and its findings are reported. There is one at most."""
+    RETIRED = "retired"
+    """It was champion and can be again."""
+    REFUSED = "refused"
+    """It did not pass the gate."""
+    RECALLED = "recalled"
+    """It must not read again."""
+
+
+class RunState(StrEnum):
+    """How far a training has come."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PASSED = "passed"
+    """Its network passed the gate and is a candidate."""
+    REFUSED = "refused"
+    """Its network did not pass the gate."""
+    TRAINED = "trained"
+    """It ended with a network that no gate was asked about."""
+    FAILED = "failed"
+
+
+class Part(StrEnum):
+    """What the images of a patient are used for, now and ever after."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
 class ObjectKind(StrEnum):
     """What an object of a report is."""
 
@@ -122,6 +161,9 @@ class Base(DeclarativeBase):
         JobState: _enum(JobState),
         DeliveryState: _enum(DeliveryState),
         ObjectKind: _enum(ObjectKind),
+        NetworkState: _enum(NetworkState),
+        RunState: _enum(RunState),
+        Part: _enum(Part),
     }
 
 
@@ -276,7 +318,7 @@ class Job(Base):
 
 
 class NetworkVersion(Base):
-    """A network that has been loaded here, by its digest."""
+    """A network that this place has, by its digest."""
 
     __tablename__ = "network_versions"
 
@@ -284,6 +326,38 @@ class NetworkVersion(Base):
     version: Mapped[str] = mapped_column(String(64))
     manifest: Mapped[dict[str, Any]]
     first_loaded_at: Mapped[datetime] = mapped_column(server_default=now())
+    """When it came here."""
+    state: Mapped[NetworkState] = mapped_column(default=NetworkState.CANDIDATE)
+    path: Mapped[str] = mapped_column(Text, default="")
+    """Its artefact's folder in the store; empty for one of before networks were kept there."""
+    is_settings: Mapped[bool] = mapped_column(default=False)
+    """Whether the settings brought it, so that another network in the settings takes its place."""
+    run_id: Mapped[int | None] = mapped_column(ForeignKey("training_runs.id"))
+
+    __table_args__ = (
+        # one champion and one shadow, whoever promotes at the same time
+        Index(
+            "ix_network_versions_in_service",
+            "state",
+            unique=True,
+            sqlite_where=state.in_(["champion", "shadow"]),
+            postgresql_where=state.in_(["champion", "shadow"]),
+        ),
+    )
+
+
+class NetworkChange(Base):
+    """A change of what a network may do, or one person's word for it: who, when, why."""
+
+    __tablename__ = "network_changes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(ForeignKey("network_versions.digest"), index=True)
+    action: Mapped[str] = mapped_column(String(16))
+    """brought, approved, shadow, promoted, retired, rolled back, recalled, refused."""
+    actor: Mapped[str] = mapped_column(String(128))
+    because: Mapped[str] = mapped_column(Words, default="")
+    at: Mapped[datetime] = mapped_column(server_default=now())
 
 
 class Finding(Base):
@@ -303,6 +377,10 @@ class Finding(Base):
     """Out-of-distribution score, `hilum.strangeness.Strangeness.of`: beyond 1 the image is not assessed."""
     heat: Mapped[dict[str, Any]]
     """{"rows": [[...]]}: the (h, w) Grad-CAM of the label, in [0, 1]; none of a network that has no map."""
+    shadow: Mapped[bool] = mapped_column(default=False)
+    """Whether the network read it as a shadow: such a finding is never reported."""
+    statistics: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """Name -> number of the network's input, for drift; empty for findings of before."""
     created_at: Mapped[datetime] = mapped_column(server_default=now())
 
     __table_args__ = (UniqueConstraint("uid", "pixel_hash", "network_digest", "preprocessing"),)
@@ -424,23 +502,93 @@ class Verdict(Base):
     source: Mapped[str] = mapped_column(String(32))
     comment: Mapped[str] = mapped_column(Text, default="")
     supersedes: Mapped[int | None] = mapped_column(ForeignKey("verdicts.id"))
-    created_at: Mapped[datetime] = mapped_column(server_default=now())
+    origin: Mapped[str | None] = mapped_column(String(64))
+    """What brought it, so that it is not brought twice: an object's UID, or a line's digest."""
+    created_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
+
+    __table_args__ = (Index(None, "uid", "origin", unique=True),)
+
+
+class PatientPart(Base):
+    """Which part a patient's images belong to; once in the test part, a patient stays there for ever."""
+
+    __tablename__ = "patient_parts"
+
+    patient: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 of the patient id, or of the Study Instance UID where there is none: the row names nobody."""
+    part: Mapped[Part]
+    since: Mapped[datetime] = mapped_column(server_default=now())
+
+
+class Snapshot(Base):
+    """The labelled images that one training used, frozen."""
+
+    __tablename__ = "snapshots"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    path: Mapped[str] = mapped_column(Text)
+    """The list in the store: instance, label, pseudonym of the patient, source, part."""
+    counts: Mapped[dict[str, Any]]
+    """Part -> class -> source -> how many images."""
+    left_out: Mapped[dict[str, Any]]
+    """Why -> SOP Instance UIDs of labelled images that are not in it."""
+    made_at: Mapped[datetime] = mapped_column(server_default=now())
 
 
 class TrainingRun(Base):
-    """One training of a network, from its recipe to its artefact."""
+    """One training of a network, from its recipe to its artefact and the gate's verdict."""
 
     __tablename__ = "training_runs"
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    slot: Mapped[str | None] = mapped_column(String(32), unique=True)
+    """The night it is of, "2026-11-24": two beats make one run. Empty for one that a person began."""
+    state: Mapped[RunState] = mapped_column(default=RunState.RUNNING)
     recipe: Mapped[dict[str, Any]]
     data_digest: Mapped[str] = mapped_column(String(64), default="")
+    snapshot_digest: Mapped[str | None] = mapped_column(ForeignKey("snapshots.digest"))
+    folder: Mapped[str] = mapped_column(Text, default="")
+    """Where it works and keeps its checkpoints."""
     artefact: Mapped[str] = mapped_column(Text, default="")
+    network_digest: Mapped[str] = mapped_column(String(64), default="")
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """epoch, epochs, loss, images_per_s, left_s, and the history of epochs."""
     metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    gate: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """The gate's verdict, with every figure it rests on; see `training.gate`."""
+    tracking: Mapped[str] = mapped_column(Text, default="")
+    """Where experiment tracking has it."""
     succeeded: Mapped[bool] = mapped_column(Boolean, default=False)
     error: Mapped[str | None] = mapped_column(Words)
     started_at: Mapped[datetime] = mapped_column(server_default=now())
     ended_at: Mapped[datetime | None]
+
+
+class Alert(Base):
+    """Something that a person should look at, from when it was first seen until it is over."""
+
+    __tablename__ = "alerts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    """drift, constancy, training, ..."""
+    subject: Mapped[str] = mapped_column(String(128))
+    words: Mapped[str] = mapped_column(Words)
+    raised_at: Mapped[datetime] = mapped_column(server_default=now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=now())
+    """When it was last found to be so."""
+    ended_at: Mapped[datetime | None] = mapped_column()
+
+    __table_args__ = (
+        Index(
+            "ix_alerts_open",
+            "kind",
+            "subject",
+            unique=True,
+            sqlite_where=ended_at.is_(None),
+            postgresql_where=ended_at.is_(None),
+        ),
+    )
 
 
 class Audit(Base):

@@ -7,7 +7,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from db.clock import now
-from db.tables import TrainingRun
+from db.tables import RunState, TrainingRun
 
 
 def begin(session: Session, recipe: Mapping[str, Any]) -> int:
@@ -24,6 +24,7 @@ def succeed(session: Session, run_id: int, *, artefact: str, manifest: Mapping[s
         session,
         run_id,
         succeeded=True,
+        state=RunState.TRAINED,
         artefact=artefact,
         data_digest=str(manifest.get("data", {}).get("digest", "")),
         metrics=dict(manifest.get("metrics", {})),
@@ -32,7 +33,7 @@ def succeed(session: Session, run_id: int, *, artefact: str, manifest: Mapping[s
 
 def fail(session: Session, run_id: int, *, error: str) -> None:
     """Write down why the run gave no network."""
-    _end(session, run_id, succeeded=False, error=error)
+    _end(session, run_id, succeeded=False, state=RunState.FAILED, error=error)
 
 
 def _end(session: Session, run_id: int, **values: object) -> None:

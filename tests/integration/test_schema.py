@@ -24,6 +24,12 @@ FILLING = (
     "INSERT INTO deliveries (id, report_id, destination, state, tries) VALUES (1, 1, 'pacs', 'final', 0)",
     "INSERT INTO jobs (kind, subject, study_uid, state, urgent, generation, deaths, attempts)"
     " VALUES ('worker.prepare', '1.2', '1.2', 'done', false, 1, 0, 0)",
+    "INSERT INTO network_versions (digest, version, manifest) VALUES ('n', 'first', '{}')",
+    "INSERT INTO findings (uid, pixel_hash, network_digest, preprocessing, label, probabilities, ood, heat)"
+    " VALUES ('1.2.3.4', 'h', 'n', 'p', 'Normal', '{}', 0.1, '{}')",
+    "INSERT INTO verdicts (uid, label, author, source, comment) VALUES ('1.2.3.4', 'Other', 'a', 'b', '')",
+    "INSERT INTO training_runs (recipe, data_digest, artefact, succeeded, error)"
+    " VALUES ('{}', '', '', false, 'no images')",
 )
 """A study that went all its way with the first version's tables."""
 
@@ -65,6 +71,10 @@ def test_a_filled_database_of_the_first_version_keeps_its_rows(empty_database_ur
         assert (delivery.state, delivery.report.study_uid) == (tables.DeliveryState.FINAL, "1.2")
         [job] = session.scalars(select(tables.Job))
         assert (job.subject, job.state) == ("1.2", tables.JobState.DONE)
+        [finding] = session.scalars(select(tables.Finding))
+        assert not finding.shadow
+        assert session.get_one(tables.NetworkVersion, "n").state == tables.NetworkState.RETIRED
+        assert session.scalars(select(tables.TrainingRun.state)).all() == [tables.RunState.FAILED]
 
 
 def test_the_databases_clock_counts_seconds_both_ways(empty_database_url: str) -> None:

@@ -1,0 +1,149 @@
+"""The learning loop: networks' states, snapshots, runs of the night, alerts."""
+
+import sqlalchemy as sa
+from alembic import op
+
+import db.clock
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+_IN_SERVICE = sa.text("state IN ('champion', 'shadow')")
+_OPEN = sa.text("ended_at IS NULL")
+
+
+def upgrade() -> None:
+    """Make its columns and tables; what read so far is retired until the settings' network is loaded again."""
+    _patients_and_snapshots()
+    _runs()
+    _networks()
+    op.add_column("findings", sa.Column("shadow", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column("findings", sa.Column("statistics", sa.JSON(), nullable=True))
+    op.add_column("verdicts", sa.Column("origin", sa.String(length=64), nullable=True))
+    op.create_index(op.f("ix_verdicts_created_at"), "verdicts", ["created_at"])
+    op.create_index(op.f("ix_verdicts_uid_origin"), "verdicts", ["uid", "origin"], unique=True)
+    op.create_table(
+        "alerts",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("subject", sa.String(length=128), nullable=False),
+        sa.Column("words", sa.Text(), nullable=False),
+        sa.Column("raised_at", db.clock.Moment(), server_default=db.clock.now(), nullable=False),
+        sa.Column("seen_at", db.clock.Moment(), server_default=db.clock.now(), nullable=False),
+        sa.Column("ended_at", db.clock.Moment(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_alerts")),
+    )
+    op.create_index(
+        "ix_alerts_open",
+        "alerts",
+        ["kind", "subject"],
+        unique=True,
+        sqlite_where=_OPEN,
+        postgresql_where=_OPEN,
+    )
+
+
+def _patients_and_snapshots() -> None:
+    op.create_table(
+        "patient_parts",
+        sa.Column("patient", sa.String(length=64), nullable=False),
+        sa.Column("part", sa.String(length=16), nullable=False),
+        sa.Column("since", db.clock.Moment(), server_default=db.clock.now(), nullable=False),
+        sa.PrimaryKeyConstraint("patient", name=op.f("pk_patient_parts")),
+    )
+    op.create_table(
+        "snapshots",
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("counts", sa.JSON(), nullable=False),
+        sa.Column("left_out", sa.JSON(), nullable=False),
+        sa.Column("made_at", db.clock.Moment(), server_default=db.clock.now(), nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_snapshots")),
+    )
+
+
+def _runs() -> None:
+    with op.batch_alter_table("training_runs") as runs:
+        runs.add_column(sa.Column("slot", sa.String(length=32), nullable=True))
+        runs.add_column(
+            sa.Column("state", sa.String(length=16), server_default="trained", nullable=False)
+        )
+        runs.add_column(sa.Column("snapshot_digest", sa.String(length=64), nullable=True))
+        runs.add_column(sa.Column("folder", sa.Text(), server_default="", nullable=False))
+        runs.add_column(sa.Column("network_digest", sa.String(length=64), server_default="", nullable=False))
+        runs.add_column(sa.Column("progress", sa.JSON(), nullable=True))
+        runs.add_column(sa.Column("gate", sa.JSON(), nullable=True))
+        runs.add_column(sa.Column("tracking", sa.Text(), server_default="", nullable=False))
+        runs.create_unique_constraint(op.f("uq_training_runs_slot"), ["slot"])
+        runs.create_foreign_key(
+            op.f("fk_training_runs_snapshot_digest"), "snapshots", ["snapshot_digest"], ["digest"]
+        )
+    op.execute("UPDATE training_runs SET state = 'failed' WHERE error IS NOT NULL")
+
+
+def _networks() -> None:
+    with op.batch_alter_table("network_versions") as networks:
+        networks.add_column(
+            sa.Column("state", sa.String(length=16), server_default="retired", nullable=False)
+        )
+        networks.add_column(sa.Column("path", sa.Text(), server_default="", nullable=False))
+        networks.add_column(sa.Column("is_settings", sa.Boolean(), server_default=sa.true(), nullable=False))
+        networks.add_column(sa.Column("run_id", sa.Integer(), nullable=True))
+        networks.create_foreign_key(
+            op.f("fk_network_versions_run_id"), "training_runs", ["run_id"], ["id"]
+        )
+    op.create_index(
+        "ix_network_versions_in_service",
+        "network_versions",
+        ["state"],
+        unique=True,
+        sqlite_where=_IN_SERVICE,
+        postgresql_where=_IN_SERVICE,
+    )
+    op.create_table(
+        "network_changes",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("action", sa.String(length=16), nullable=False),
+        sa.Column("actor", sa.String(length=128), nullable=False),
+        sa.Column("because", sa.Text(), nullable=False),
+        sa.Column("at", db.clock.Moment(), server_default=db.clock.now(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_network_changes")),
+        sa.ForeignKeyConstraint(
+            ["digest"], ["network_versions.digest"], name=op.f("fk_network_changes_digest")
+        ),
+    )
+    op.create_index(op.f("ix_network_changes_digest"), "network_changes", ["digest"])
+
+
+def downgrade() -> None:
+    """Drop them."""
+    op.drop_table("network_changes")
+    op.drop_index("ix_network_versions_in_service", "network_versions")
+    with op.batch_alter_table("network_versions") as networks:
+        networks.drop_constraint(op.f("fk_network_versions_run_id"), type_="foreignkey")
+        for column in ("run_id", "is_settings", "path", "state"):
+            networks.drop_column(column)
+    with op.batch_alter_table("training_runs") as runs:
+        runs.drop_constraint(op.f("fk_training_runs_snapshot_digest"), type_="foreignkey")
+        runs.drop_constraint(op.f("uq_training_runs_slot"), type_="unique")
+        for column in (
+            "tracking",
+            "gate",
+            "progress",
+            "network_digest",
+            "folder",
+            "snapshot_digest",
+            "state",
+            "slot",
+        ):
+            runs.drop_column(column)
+    for table in ("alerts", "snapshots", "patient_parts"):
+        op.drop_table(table)
+    for index in ("ix_verdicts_uid_origin", "ix_verdicts_created_at"):
+        op.drop_index(op.f(index), "verdicts")
+    op.drop_column("verdicts", "origin")
+    for column in ("statistics", "shadow"):
+        op.drop_column("findings", column)
