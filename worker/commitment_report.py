@@ -163,13 +163,13 @@ def _associate(sender: Sender) -> Association:
     ae = AE(ae_title=settings().listener_ae_title)
     ae.connection_timeout = CONNECT_TIMEOUT_S
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ANSWER_TIMEOUT_S
-    name = f"{sender.ae_title} at {sender.host}:{sender.port}"
+    name = f"{sender.ae_title} ({sender.answers_to} at {sender.host}:{sender.port})"
     try:
         assoc = ae.associate(
             sender.host,
             sender.port,
             contexts=[build_context(commitment.PUSH_MODEL, commitment.TRANSFER_SYNTAXES)],
-            ae_title=sender.ae_title,
+            ae_title=sender.answers_to,
             ext_neg=[build_role(commitment.PUSH_MODEL, scp_role=True)],
             tls_args=tls.arguments(sender.host, tls.files(settings()) if sender.tls else None),
         )

@@ -136,6 +136,24 @@ def test_both_files_of_a_uid_that_came_twice_count(listener: Listener, modality:
     assert modality.event_types == [1, 2]
 
 
+def test_a_sender_is_called_by_the_ae_title_that_it_answers_to(
+    listener: Listener, modality: Modality, hilum_env: SettingsChange
+) -> None:
+    assert modality.ask(listener.port, _request(*_kept(listener, 1))) == 0x0000
+    hilum_env(
+        senders=[
+            {
+                "ae_title": "MODALITY",
+                "host": "127.0.0.1",
+                "port": modality.port,
+                "query_ae_title": "ARCHIVE",
+            }
+        ]
+    )
+    report_commitment("1")
+    assert modality.called == "ARCHIVE"
+
+
 def test_a_request_is_rung_for_and_answered_as_often_as_it_comes(
     listener: Listener, modality: Modality, valkey: Broker
 ) -> None:
