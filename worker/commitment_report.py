@@ -4,15 +4,16 @@ import hashlib
 import logging
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from pydicom.uid import AllTransferSyntaxes
 from pynetdicom import AE, build_context, build_role
 from pynetdicom.association import Association
 
 from db import commitments, jobs
 from db.jobs import Claim
 from db.session import transaction
-from db.tables import Instance
+from db.tables import CommitmentRequest, Instance
 from db.work import Bell, work_on
 from hilum import commitment, pacs, tls
 from hilum.commitment import CLASS_CONFLICT, NO_SUCH_OBJECT, PROCESSING_FAILURE, Report
@@ -43,11 +44,8 @@ def report_commitment(request_id: str) -> None:
 def _report(claim: Claim) -> Sequence[Bell]:
     with transaction() as session:
         asked, age_s = commitments.requested(session, int(claim.subject))
-        held = commitments.held(session, list(asked.objects))
-        aside = commitments.aside(session, list(asked.objects))
-    report = _look(asked.transaction_uid, asked.objects, held, aside)
     try:
-        _tell(settings().sender(asked.sender_ae), report)
+        report = _tell(settings().sender(asked.sender_ae), asked)
     except PacsUnavailable as error:
         return _later(claim, age_s, str(error))
     except RefusedByPacs as error:
@@ -82,22 +80,19 @@ def _given_up(claim: Claim, because: str) -> list[Bell]:
     return []
 
 
-def _look(
-    transaction_uid: str,
-    objects: Mapping[str, str],
-    held: Mapping[str, Instance],
-    aside: Sequence[tuple[str, str]],
-) -> Report:
+def _look(asked: CommitmentRequest) -> Report:
     """What we commit ourselves to: what has its row, and its whole file with it."""
+    with transaction() as session:
+        held = commitments.held(session, list(asked.objects))
+        aside = commitments.aside(session, list(asked.objects))
     store = Store(settings().store)
-    faults = {uid: _fault(store, class_uid, held.get(uid)) for uid, class_uid in objects.items()}
+    faults = {uid: _fault(store, class_uid, held.get(uid)) for uid, class_uid in asked.objects.items()}
     for uid, path in aside:  # the sender was told Success of these, too
-        if not store.path(path).is_file():
-            faults[uid] = faults[uid] or NO_SUCH_OBJECT
+        faults[uid] = faults[uid] or _file_fault(store, uid, path)
     return Report(
-        transaction_uid,
-        {uid: objects[uid] for uid, fault in faults.items() if fault is None},
-        {uid: (objects[uid], fault) for uid, fault in faults.items() if fault is not None},
+        asked.transaction_uid,
+        {uid: asked.objects[uid] for uid, fault in faults.items() if fault is None},
+        {uid: (asked.objects[uid], fault) for uid, fault in faults.items() if fault is not None},
     )
 
 
@@ -107,31 +102,36 @@ def _fault(store: Store, class_uid: str, instance: Instance | None) -> int | Non
         return NO_SUCH_OBJECT
     if instance.sop_class_uid != class_uid:
         return CLASS_CONFLICT
+    return _file_fault(store, instance.uid, instance.path)
+
+
+def _file_fault(store: Store, uid: str, path: str) -> int | None:
     try:
-        is_whole = _is_whole(store, instance)
+        is_whole = _is_whole(store, uid, path)
     except FileNotFoundError:
         return NO_SUCH_OBJECT
     if not is_whole:
-        log.error("the file of %s is damaged: %s", instance.uid, instance.path)
+        log.error("the file of %s is damaged: %s", uid, path)
         return PROCESSING_FAILURE
     return None
 
 
-def _is_whole(store: Store, instance: Instance) -> bool:
-    """Whether the file has the bytes that were received: its name is made of their digest."""
-    with store.path(instance.path).open("rb") as file:
+def _is_whole(store: Store, uid: str, path: str) -> bool:
+    """Whether the file has the bytes that were received: its name is made of their digest and syntax."""
+    with store.path(path).open("rb") as file:
         file.seek(140)  # preamble, prefix, and the head of (0002,0000), which says how long its group is
         length = file.read(4)
         if len(length) < 4:
             return False
         file.seek(struct.unpack("<L", length)[0], os.SEEK_CUR)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return store.named(INSTANCES, instance.uid, instance.transfer_syntax_uid, digest) == instance.path
+    return any(store.named(INSTANCES, uid, syntax, digest) == path for syntax in AllTransferSyntaxes)
 
 
-def _tell(sender: Sender | None, report: Report) -> None:
-    """Send the report, as SCP of the association that we open (PS3.4 J.3.3.1.2).
+def _tell(sender: Sender | None, asked: CommitmentRequest) -> Report:
+    """Look and send the report, as SCP of the association that we open (PS3.4 J.3.3.1.2); return it.
 
+    The association comes first: to look reads every file, for nothing when the sender is away.
     Raises PacsUnavailable or RefusedByPacs.
     """
     if sender is None or not sender.host:
@@ -139,6 +139,18 @@ def _tell(sender: Sender | None, report: Report) -> None:
             "the settings have no such sender with a host any more; put it back, then ask again"
         )
     assoc = _associate(sender)
+    try:
+        report = _look(asked)
+        if not assoc.is_established:  # the look took longer than an association may be silent
+            assoc = _associate(sender)
+        _send(assoc, sender, report)
+    finally:
+        if assoc.is_established:
+            assoc.release()
+    return report
+
+
+def _send(assoc: Association, sender: Sender, report: Report) -> None:
     try:
         status, _ = assoc.send_n_event_report(
             commitment.report_information(report),
@@ -150,9 +162,6 @@ def _tell(sender: Sender | None, report: Report) -> None:
         raise RefusedByPacs(f"{sender.ae_title} takes no reports on a new association") from error
     except RuntimeError as error:
         raise PacsUnavailable(f"{sender.ae_title} ended the association: {error}") from error
-    finally:
-        if assoc.is_established:
-            assoc.release()
     if not status or status.Status in (pacs.PROCESSING_FAILURE, pacs.RESOURCE_LIMITATION):
         raise PacsUnavailable(f"{sender.ae_title} did not take the report")
     if not pacs.is_stored(status.Status):

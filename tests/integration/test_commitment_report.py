@@ -1,6 +1,7 @@
 """Storage commitment asked of us: a sender is told what we hold, whole, and what not."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -129,11 +130,16 @@ def test_both_files_of_a_uid_that_came_twice_count(listener: Listener, modality:
     report_commitment("1")
     with transaction() as session:
         [aside] = session.scalars(select(Variant.path))
-    Store(settings().store).path(aside).unlink()
+    file = Store(settings().store).path(aside)
+    file.write_bytes(file.read_bytes()[:-1])
     assert modality.ask(listener.port, _request(ds)) == 0x0000
     report_commitment("2")
-    assert [len(report.failed) for report in modality.reports] == [0, 1]
-    assert modality.event_types == [1, 2]
+    file.unlink()
+    assert modality.ask(listener.port, _request(ds)) == 0x0000
+    report_commitment("3")
+    reasons = [[reason for _, reason in report.failed.values()] for report in modality.reports]
+    assert reasons == [[], [PROCESSING_FAILURE], [NO_SUCH_OBJECT]]
+    assert modality.event_types == [1, 2, 2]
 
 
 def test_a_sender_is_called_by_the_ae_title_that_it_answers_to(
@@ -189,8 +195,13 @@ def test_a_request_that_cannot_be_answered_is_refused(listener: Listener, modali
 def test_a_sender_that_is_away_is_told_later_for_a_day(listener: Listener, modality: Modality) -> None:
     assert modality.ask(listener.port, _request(*_kept(listener, 1))) == 0x0000
     modality.stop()
+    with transaction() as session:
+        [path] = session.scalars(select(Instance.path))
+    file = Store(settings().store).path(path)
+    os.utime(file, (0, 0))  # so that its next reading moves the time of access, with relatime, too
     report_commitment("1")
     waiting = job(COMMIT, "1")
+    assert file.stat().st_atime == 0, "a file was read for a sender that is not there"
     assert waiting.state == JobState.WAITING
     assert "takes no association of ours" in str(waiting.error)
     modality.start()
