@@ -541,7 +541,7 @@ class TrainingRun(Base):
     __tablename__ = "training_runs"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    slot: Mapped[str | None] = mapped_column(String(32), unique=True)
+    slot: Mapped[str | None] = mapped_column(String(32))
     """The night it is of, "2026-11-24": two beats make one run. Empty for one that a person began."""
     state: Mapped[RunState] = mapped_column(default=RunState.RUNNING)
     recipe: Mapped[dict[str, Any]]
@@ -562,6 +562,8 @@ class TrainingRun(Base):
     error: Mapped[str | None] = mapped_column(Words)
     started_at: Mapped[datetime] = mapped_column(server_default=now())
     ended_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "slot", unique=True),)
 
 
 class Alert(Base):

@@ -65,35 +65,35 @@ def _patients_and_snapshots() -> None:
 
 
 def _runs() -> None:
-    with op.batch_alter_table("training_runs") as runs:
-        runs.add_column(sa.Column("slot", sa.String(length=32), nullable=True))
-        runs.add_column(
-            sa.Column("state", sa.String(length=16), server_default="trained", nullable=False)
-        )
-        runs.add_column(sa.Column("snapshot_digest", sa.String(length=64), nullable=True))
-        runs.add_column(sa.Column("folder", sa.Text(), server_default="", nullable=False))
-        runs.add_column(sa.Column("network_digest", sa.String(length=64), server_default="", nullable=False))
-        runs.add_column(sa.Column("progress", sa.JSON(), nullable=True))
-        runs.add_column(sa.Column("gate", sa.JSON(), nullable=True))
-        runs.add_column(sa.Column("tracking", sa.Text(), server_default="", nullable=False))
-        runs.create_unique_constraint(op.f("uq_training_runs_slot"), ["slot"])
-        runs.create_foreign_key(
-            op.f("fk_training_runs_snapshot_digest"), "snapshots", ["snapshot_digest"], ["digest"]
-        )
+    for column in (
+        sa.Column("slot", sa.String(length=32), nullable=True),
+        sa.Column("state", sa.String(length=16), server_default="trained", nullable=False),
+        sa.Column("folder", sa.Text(), server_default="", nullable=False),
+        sa.Column("network_digest", sa.String(length=64), server_default="", nullable=False),
+        sa.Column("progress", sa.JSON(), nullable=True),
+        sa.Column("gate", sa.JSON(), nullable=True),
+        sa.Column("tracking", sa.Text(), server_default="", nullable=False),
+    ):
+        op.add_column("training_runs", column)
+    _reference("training_runs", "snapshot_digest VARCHAR(64)", "snapshots (digest)")
+    op.create_index(op.f("ix_training_runs_slot"), "training_runs", ["slot"], unique=True)
     op.execute("UPDATE training_runs SET state = 'failed' WHERE error IS NOT NULL")
 
 
+def _reference(table: str, column: str, to: str) -> None:
+    """Add a foreign key's column: in SQLite, Alembic would copy the table, which others refer to."""
+    key = f"fk_{table}_{column.split()[0]}"
+    op.execute(f"ALTER TABLE {table} ADD COLUMN {column} CONSTRAINT {key} REFERENCES {to}")
+
+
 def _networks() -> None:
-    with op.batch_alter_table("network_versions") as networks:
-        networks.add_column(
-            sa.Column("state", sa.String(length=16), server_default="retired", nullable=False)
-        )
-        networks.add_column(sa.Column("path", sa.Text(), server_default="", nullable=False))
-        networks.add_column(sa.Column("is_settings", sa.Boolean(), server_default=sa.true(), nullable=False))
-        networks.add_column(sa.Column("run_id", sa.Integer(), nullable=True))
-        networks.create_foreign_key(
-            op.f("fk_network_versions_run_id"), "training_runs", ["run_id"], ["id"]
-        )
+    for column in (
+        sa.Column("state", sa.String(length=16), server_default="retired", nullable=False),
+        sa.Column("path", sa.Text(), server_default="", nullable=False),
+        sa.Column("is_settings", sa.Boolean(), server_default=sa.true(), nullable=False),
+    ):
+        op.add_column("network_versions", column)
+    _reference("network_versions", "run_id INTEGER", "training_runs (id)")
     op.create_index(
         "ix_network_versions_in_service",
         "network_versions",
@@ -122,24 +122,22 @@ def downgrade() -> None:
     """Drop them."""
     op.drop_table("network_changes")
     op.drop_index("ix_network_versions_in_service", "network_versions")
-    with op.batch_alter_table("network_versions") as networks:
-        networks.drop_constraint(op.f("fk_network_versions_run_id"), type_="foreignkey")
-        for column in ("run_id", "is_settings", "path", "state"):
-            networks.drop_column(column)
-    with op.batch_alter_table("training_runs") as runs:
-        runs.drop_constraint(op.f("fk_training_runs_snapshot_digest"), type_="foreignkey")
-        runs.drop_constraint(op.f("uq_training_runs_slot"), type_="unique")
-        for column in (
+    op.drop_index(op.f("ix_training_runs_slot"), "training_runs")
+    for table, columns in {
+        "network_versions": ("run_id", "is_settings", "path", "state"),
+        "training_runs": (
+            "snapshot_digest",
             "tracking",
             "gate",
             "progress",
             "network_digest",
             "folder",
-            "snapshot_digest",
             "state",
             "slot",
-        ):
-            runs.drop_column(column)
+        ),
+    }.items():
+        for column in columns:
+            op.drop_column(table, column)
     for table in ("alerts", "snapshots", "patient_parts"):
         op.drop_table(table)
     for index in ("ix_verdicts_uid_origin", "ix_verdicts_created_at"):
