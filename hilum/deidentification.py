@@ -5,7 +5,6 @@ value is checked to be a number or one of the words that the standard defines, a
 unknown, private, text or nested elsewhere is nowhere copied, so that nothing has to be known as identifying.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
@@ -17,7 +16,7 @@ from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from hilum import __version__
+from hilum import __version__, radiograph
 from hilum.eligibility import View, view_of
 from hilum.header import text
 from hilum.phantom import CHEST, VIEWS
@@ -37,9 +36,8 @@ _METHOD_CODES = {
     "113108": "Retain Patient Characteristics Option",
 }
 """PS3.16 CID 7050, of DCM."""
-_MOST_VALUES = 16
-_LARGEST = 1e6
-_LARGEST_COUNT = 9999  # some systems count with dates or accession numbers
+_DIGITS = 5
+_WINDOWS = 8
 _TIMED = ("Study", "Series", "Acquisition", "Content")
 
 
@@ -58,7 +56,7 @@ def deidentified(
     _add_times(made, ds, names.shift(patient_id))
     _add_uids(made, ds, names)
     _add_view(made, ds)
-    _add_tables(made, ds)
+    _add_tables(made, ds, pixels)
     _add_pixels(made, pixels, int(ds.BitsStored))
     _add_method(made)
     _add(made, **{keyword: None for keyword in _NEEDED if keyword not in made})
@@ -90,33 +88,39 @@ def _values(value: Any) -> list[Any]:
     return list(value) if isinstance(value, Iterable) else [value]
 
 
-def _number(value: Any) -> float | int | None:
-    """A number of at most six digits before its point and seven in all; none of another kind is told."""
+def _number(value: Any, low: float, high: float) -> float | int | None:
+    """A number in this range, rounded to _DIGITS, so that no date and no telephone number passes as one."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         return None
-    if not math.isfinite(number) or abs(number) > _LARGEST:
+    if not low <= number <= high:
         return None
-    return int(number) if number.is_integer() else float(f"{number:.7g}")
+    rounded = float(f"{number:.{_DIGITS}g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
-def _numbers(value: Any) -> Any:
-    """One or several numbers, all of them or none."""
-    made = [_number(each) for each in _values(value)[: _MOST_VALUES + 1]]
-    if None in made or len(made) > _MOST_VALUES:
-        return None
-    return made[0] if len(made) == 1 else made
+def _in(low: float, high: float, *, most: int = 1) -> Rule:
+    """Make a rule for at most so many numbers of this range, all of them or none."""
+
+    def rule(value: Any) -> Any:
+        said = _values(value)
+        made = [_number(each, low, high) for each in said[:most]]
+        if len(said) > most or None in made:
+            return None
+        return made[0] if len(made) == 1 else made
+
+    return rule
 
 
-def _whole_number(value: Any) -> int | None:
-    made = _number(value)
-    return made if isinstance(made, int) else None
+def _whole(low: int, high: int) -> Rule:
+    """Make a rule for a whole number of this range."""
 
+    def rule(value: Any) -> int | None:
+        made = _number(value, low, high)
+        return made if isinstance(made, int) else None
 
-def _count(value: Any) -> int | None:
-    made = _whole_number(value)
-    return made if made is not None and 0 <= made <= _LARGEST_COUNT else None
+    return rule
 
 
 def _one_of(*words: str) -> Rule:
@@ -136,67 +140,75 @@ def _directions(value: Any) -> list[str] | None:
     return said if fits else None
 
 
+_COUNT = _whole(0, 9999)  # some systems count with dates or accession numbers
+_PIXEL = _whole(-(2**15), 2**16 - 1)
+_GRAY = _in(-1e5, 1e5, most=_WINDOWS)
+_SPACING = _in(0.01, 10, most=2)  # mm
+_INDEX = _in(0, 20_000)  # of exposure, in the ways of IEC 62494-1 and of vendors
+_DISTANCE = _in(10, 5000)  # mm
+_EDGE = _whole(-20_000, 20_000)
+
 _KEPT: Mapping[str, Rule] = {
     "SOPClassUID": str,
     "Modality": _one_of("CR", "DX"),
     "ImageType": _one_of("ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY"),
     "PresentationIntentType": _one_of("FOR PRESENTATION"),
-    "SeriesNumber": _count,
-    "AcquisitionNumber": _count,
-    "InstanceNumber": _count,
+    "SeriesNumber": _COUNT,
+    "AcquisitionNumber": _COUNT,
+    "InstanceNumber": _COUNT,
     "PatientOrientation": _directions,
     "Laterality": _one_of("R", "L"),
     "ImageLaterality": _one_of("R", "L", "U", "B"),
     "PhotometricInterpretation": _one_of("MONOCHROME1", "MONOCHROME2"),
-    "PixelAspectRatio": _numbers,
-    "PixelPaddingValue": _whole_number,
-    "PixelPaddingRangeLimit": _whole_number,
+    "PixelAspectRatio": _in(1, 1000, most=2),
+    "PixelPaddingValue": _PIXEL,
+    "PixelPaddingRangeLimit": _PIXEL,
     "PixelIntensityRelationship": _one_of("LIN", "LOG", "DISP", "OTHER"),
-    "PixelIntensityRelationshipSign": _whole_number,
+    "PixelIntensityRelationshipSign": _whole(-1, 1),
     "PresentationLUTShape": _one_of("IDENTITY", "INVERSE"),
-    "RescaleIntercept": _numbers,
-    "RescaleSlope": _numbers,
+    "RescaleIntercept": _in(-1e5, 1e5),
+    "RescaleSlope": _in(-1e4, 1e4),
     "RescaleType": _one_of("US", "OD", "HU"),
-    "WindowCenter": _numbers,
-    "WindowWidth": _numbers,
+    "WindowCenter": _GRAY,
+    "WindowWidth": _GRAY,
     "VOILUTFunction": _one_of("LINEAR", "LINEAR_EXACT", "SIGMOID"),
     "LossyImageCompression": _one_of("00", "01"),
-    "LossyImageCompressionRatio": _numbers,
+    "LossyImageCompressionRatio": _in(1, 1000, most=4),
     "LossyImageCompressionMethod": _one_of("ISO_10918_1", "ISO_14495_1", "ISO_15444_1", "ISO_15444_15"),
-    "ImagerPixelSpacing": _numbers,
-    "PixelSpacing": _numbers,
+    "ImagerPixelSpacing": _SPACING,
+    "PixelSpacing": _SPACING,
     "PixelSpacingCalibrationType": _one_of("GEOMETRY", "FIDUCIAL"),
-    "EstimatedRadiographicMagnificationFactor": _numbers,
-    "DetectorElementSpacing": _numbers,
-    "DetectorElementPhysicalSize": _numbers,
+    "EstimatedRadiographicMagnificationFactor": _in(0.5, 10),
+    "DetectorElementSpacing": _SPACING,
+    "DetectorElementPhysicalSize": _SPACING,
     "DetectorType": _one_of("DIRECT", "SCINTILLATOR", "STORAGE", "FILM"),
     "DetectorConfiguration": _one_of("AREA", "SLOT"),
     "PositionerType": _one_of("CARM", "COLUMN", "MAMMOGRAPHIC", "PANORAMIC", "CEPHALOSTAT", "RIGID", "NONE"),
     "FieldOfViewShape": _one_of("RECTANGLE", "ROUND", "HEXAGONAL"),
-    "FieldOfViewDimensions": _numbers,
-    "FieldOfViewRotation": _numbers,
+    "FieldOfViewDimensions": _in(1, 2000, most=2),  # mm
+    "FieldOfViewRotation": _in(0, 270),
     "FieldOfViewHorizontalFlip": _one_of("NO", "YES"),
-    "FieldOfViewOrigin": _numbers,
-    "KVP": _numbers,
-    "ExposureTime": _numbers,
-    "ExposureTimeInuS": _numbers,
-    "XRayTubeCurrent": _numbers,
-    "XRayTubeCurrentInuA": _numbers,
-    "Exposure": _numbers,
-    "ExposureInuAs": _numbers,
+    "FieldOfViewOrigin": _in(-20_000, 20_000, most=2),
+    "KVP": _in(10, 300),
+    "ExposureTime": _in(0, 10_000),  # ms
+    "ExposureTimeInuS": _in(0, 1e7),
+    "XRayTubeCurrent": _in(0, 2000),  # mA
+    "XRayTubeCurrentInuA": _in(0, 2e6),
+    "Exposure": _in(0, 2000),  # mAs
+    "ExposureInuAs": _in(0, 2e6),
     "ExposureControlMode": _one_of("MANUAL", "AUTOMATIC"),
-    "ExposureIndex": _numbers,
-    "TargetExposureIndex": _numbers,
-    "DeviationIndex": _numbers,
-    "RelativeXRayExposure": _numbers,
-    "Sensitivity": _numbers,
-    "FocalSpots": _numbers,
-    "DistanceSourceToDetector": _numbers,
-    "DistanceSourceToPatient": _numbers,
-    "BodyPartThickness": _numbers,
+    "ExposureIndex": _INDEX,
+    "TargetExposureIndex": _INDEX,
+    "DeviationIndex": _in(-50, 50),
+    "RelativeXRayExposure": _INDEX,
+    "Sensitivity": _INDEX,
+    "FocalSpots": _in(0.05, 5, most=2),  # mm
+    "DistanceSourceToDetector": _DISTANCE,
+    "DistanceSourceToPatient": _DISTANCE,
+    "BodyPartThickness": _in(1, 1000),  # mm
     "Grid": _one_of("FIXED", "FOCUSED", "RECIPROCATING", "PARALLEL", "CROSSED", "NONE"),
     **{
-        f"{kind}{edge}": _whole_number
+        f"{kind}{edge}": _EDGE
         for kind in ("Shutter", "Collimator")
         for edge in ("LeftVerticalEdge", "RightVerticalEdge", "UpperHorizontalEdge", "LowerHorizontalEdge")
     },
@@ -205,10 +217,6 @@ _KEPT: Mapping[str, Rule] = {
 }
 """All that is taken over from a stranger's data set, and as what."""
 
-_TABLES: Mapping[str, Mapping[str, Rule]] = {
-    "ModalityLUTSequence": {"ModalityLUTType": _one_of("US", "OD", "HU")},
-    "VOILUTSequence": {},
-}
 _NEEDED = (
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "Manufacturer"),
     *("SeriesNumber", "InstanceNumber", "PatientOrientation", "KVP", "PositionerType", "DetectorType"),
@@ -313,33 +321,31 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return item
 
 
-def _add_tables(made: Dataset, ds: Dataset) -> None:
-    """The gray scale's tables: as many entries as their descriptor says, without their explanations."""
-    little = ds.file_meta.TransferSyntaxUID.is_little_endian
-    for keyword, kept in _TABLES.items():
-        tables = (_table(each, kept, little=little) for each in _items(ds, keyword))
-        items = [item for item in tables if item is not None]
-        if items:
-            setattr(made, keyword, items)
+def _add_tables(made: Dataset, ds: Dataset, pixels: NDArray[np.uint16 | np.int16]) -> None:
+    """The first table of each kind, as far as pixels use it: in other entries anything could be written."""
+    used, values = np.unique(pixels.view(np.uint16)), radiograph.patterns_of(pixels)
+    if table := radiograph.lut(ds, "ModalityLUTSequence", values):
+        item = _table(table, values[used])
+        _add_kept(item, ds.ModalityLUTSequence[0], {"ModalityLUTType": _one_of("US", "OD", "HU")})
+        made.ModalityLUTSequence = [item]
+    values = radiograph.modality(made, values)  # as whoever gets the image will have them
+    if table := radiograph.lut(ds, "VOILUTSequence", values):
+        made.VOILUTSequence = [_table(table, values[used])]
 
 
-def _table(item: Dataset, kept: Mapping[str, Rule], *, little: bool) -> Dataset | None:
-    made, data = Dataset(), _value(item, "LUTData")
-    said = [_whole_number(each) for each in _values(_value(item, "LUTDescriptor"))]
-    descriptor = [each for each in said if each is not None]
-    if len(descriptor) != 3 or len(said) != 3 or data is None:
-        return None
-    length = descriptor[0] or 2**16
-    _add_kept(made, item, kept)
-    made.add_new("LUTDescriptor", "SS" if descriptor[1] < 0 else "US", descriptor)
-    if isinstance(data, bytes):
-        entries = data[: length if len(data) <= length + 1 else 2 * length]
-        if len(data) > length + 1 and not little:
-            entries = np.frombuffer(entries[: len(entries) // 2 * 2], ">u2").astype("<u2").tobytes()
-        made.add_new("LUTData", "OW", entries + bytes(len(entries) % 2))
-    else:
-        made.add_new("LUTData", "US", [int(each) for each in _values(data)[:length]])
-    return made
+def _table(table: radiograph.Lut, values: NDArray[np.float64]) -> Dataset:
+    """A LUT item (PS3.3 C.11.1.1) in which each entry that these values do not use is white."""
+    entries, item = np.full_like(table.entries, table.white), Dataset()
+    for each in (np.floor(values), np.ceil(values)):  # readers round in ways of their own
+        used = table.places(each)
+        entries[used] = table.entries[used]
+    bits = table.bits if max(8, int(table.white).bit_length()) <= table.bits <= 16 else 16
+    signed = table.first < 0 and entries.size < 2**15
+    descriptor = [entries.size % 2**16, table.first if signed else table.first % 2**16, bits]
+    item.add_new("LUTDescriptor", "SS" if signed else "US", descriptor)
+    content = entries.astype("<u1" if bits == 8 else "<u2").tobytes()
+    item.add_new("LUTData", "OW", content + bytes(len(content) % 2))
+    return item
 
 
 def _add_pixels(made: Dataset, pixels: NDArray[np.uint16 | np.int16], bits: int) -> None:

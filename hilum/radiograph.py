@@ -207,9 +207,9 @@ def _gray_table(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
 
     All gray scale steps work on this table: the image itself is looked up once.
     """
-    patterns = np.arange(2**16, dtype=np.uint16).view(stored.dtype).astype(np.float64)
+    patterns = patterns_of(stored)
     padding = _is_padding(ds, patterns)
-    values = _modality(ds, patterns)
+    values = modality(ds, patterns)
     gray = _voi(ds, values)
     if gray is None:
         some = stored[::3, ::3].view(np.uint16)
@@ -218,6 +218,11 @@ def _gray_table(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
         gray = 1 - gray
     gray[padding] = 0
     return (gray * 255).round().astype(np.uint8)
+
+
+def patterns_of(stored: NDArray[Any]) -> Values:
+    """Return the 65,536 values that a pixel of this kind can have, in the order of their bits."""
+    return np.arange(2**16, dtype=np.uint16).view(stored.dtype).astype(np.float64)
 
 
 def _is_padding(ds: Dataset, values: Values) -> NDArray[np.bool_]:
@@ -230,9 +235,9 @@ def _is_padding(ds: Dataset, values: Values) -> NDArray[np.bool_]:
     return (values >= low) & (values <= high)
 
 
-def _modality(ds: Dataset, values: Values) -> Values:
-    """Modality LUT, else Rescale Slope and Intercept (PS3.3 C.11.1)."""
-    table = _lut(ds, "ModalityLUTSequence", values)
+def modality(ds: Dataset, values: Values) -> Values:
+    """Return stored values after Modality LUT, else Rescale Slope and Intercept (PS3.3 C.11.1)."""
+    table = lut(ds, "ModalityLUTSequence", values)
     if table is not None:
         return table.look_up(values)
     slope = _number(ds, "RescaleSlope") or 1.0
@@ -241,7 +246,7 @@ def _modality(ds: Dataset, values: Values) -> Values:
 
 def _voi(ds: Dataset, values: Values) -> Values | None:
     """The first VOI LUT, else the first window (PS3.3 C.11.2), as 0 to 1; None when neither is usable."""
-    table = _lut(ds, "VOILUTSequence", values)
+    table = lut(ds, "VOILUTSequence", values)
     if table is not None:
         return table.look_up(values) / table.white
     centre, width = _number(ds, "WindowCenter"), _number(ds, "WindowWidth")
@@ -261,16 +266,23 @@ def _windowed(values: Values, centre: float, width: float, function: str) -> Val
 
 
 @dataclass(frozen=True)
-class _Lut:
+class Lut:
     """A LUT item (PS3.3 C.11.1.1): the first value that is mapped, and what each from there on becomes."""
 
     first: int
     entries: Values
+    bits: int
+    """Of an entry, as the item states them."""
+
+    def places(self, values: Values) -> NDArray[np.intp]:
+        """Which of the entries each value uses."""
+        places: NDArray[np.intp] = np.clip(np.rint(values) - self.first, 0, self.entries.size - 1).astype(
+            np.intp
+        )
+        return places
 
     def look_up(self, values: Values) -> Values:
-        looked_up: Values = self.entries[
-            np.clip(np.rint(values) - self.first, 0, self.entries.size - 1).astype(np.intp)
-        ]
+        looked_up: Values = self.entries[self.places(values)]
         return looked_up
 
     @property
@@ -282,17 +294,17 @@ class _Lut:
         return 2.0 ** max(1, int(self.entries.max()).bit_length()) - 1
 
 
-def _lut(ds: Dataset, keyword: str, values: Values) -> _Lut | None:
-    """The sequence's first item, for these values; None when it is missing or shorter than it says."""
+def lut(ds: Dataset, keyword: str, values: Values) -> Lut | None:
+    """Return a sequence's first item, for these values; None when it is missing or shorter than it says."""
     item = ds[keyword].value[0] if ds.get(keyword) else Dataset()
     if item.get("LUTDescriptor") is None or item.get("LUTData") is None:
         return None
-    length, first, _ = (int(number) for number in item.LUTDescriptor)
+    length, first, bits = (int(number) for number in item.LUTDescriptor)
     length = length or 2**16
     if first > 0x7FFF and values.min() < 0:
         first -= 2**16  # signed pixels, with a descriptor that was read as unsigned
     entries = _lut_entries(ds, item.LUTData, length)
-    return None if entries.size < length else _Lut(first, entries[:length])
+    return None if entries.size < length else Lut(first, entries[:length], bits)
 
 
 def _lut_entries(ds: Dataset, data: Any, length: int) -> Values:

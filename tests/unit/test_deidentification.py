@@ -24,7 +24,7 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
-from hilum.deidentification import age_years, deidentified
+from hilum.deidentification import _KEPT, age_years, deidentified
 from hilum.eligibility import why_not_assessed
 from hilum.phantom import phantom
 from hilum.pseudonyms import Pseudonyms
@@ -177,6 +177,36 @@ def test_nothing_that_identifies_somebody_is_among_the_bytes_written(planted: Da
     assert traces_of(planted, syntax) == []
 
 
+NUMBERS = [keyword for keyword in _KEPT if dictionary_VR(keyword) in ("DS", "IS", "US", "SS", "US or SS")]
+
+
+@pytest.mark.parametrize("number", ["4711815", "471181.5", "47.11815", "0.04711815", "-4711815", "1e300"])
+def test_no_number_lets_a_telephone_number_through(number: str) -> None:
+    stranger = radiograph()
+    for keyword in NUMBERS:
+        stranger[keyword] = DataElement(keyword, "DS", number)
+    made = deidentified(stranger, stored_values(stranger), NAMES, PATIENT)
+    assert [made[each].value for each in NUMBERS if "4711815" in str(made.get(each)).replace(".", "")] == []
+
+
+@pytest.mark.parametrize(
+    ("keyword", "said", "kept"),
+    [
+        ("KVP", "125.5", 125.5),
+        ("KVP", "4711", None),
+        ("KVP", ["120", "125"], None),
+        ("ExposureInuAs", "12000", 12_000),
+        ("ImagerPixelSpacing", ["0.1438879", "0.1438879"], [0.14389, 0.14389]),
+        ("DistanceSourceToDetector", "1800", 1800),
+        ("DistanceSourceToDetector", "19610312", None),
+        ("InstanceNumber", "9999", 9999),
+        ("InstanceNumber", "10000", None),
+    ],
+)
+def test_a_number_is_kept_where_it_can_be_what_it_says(keyword: str, said: Any, kept: Any) -> None:
+    assert made_of(radiograph(**{keyword: said})).get(keyword) == kept
+
+
 def dated(day: str, time: str = "", **attributes: object) -> Dataset:
     return radiograph(
         StudyDate=day, StudyTime=time, StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.4", **attributes
@@ -290,7 +320,8 @@ def test_a_table_of_a_big_endian_file_keeps_its_entries() -> None:
     ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
     big = dcmread(io.BytesIO(written(ds, little_endian=False, implicit_vr=False)))
     made = made_of(big)
-    assert np.array_equal(np.frombuffer(made.VOILUTSequence[0].LUTData, "<u2"), entries)
+    kept = np.frombuffer(made.VOILUTSequence[0].LUTData, "<u2")
+    assert np.array_equal(kept[: SCATTER.max() + 1], entries[: SCATTER.max() + 1])
     assert np.array_equal(to_display(made), to_display(big))
 
 
@@ -300,6 +331,29 @@ def test_a_table_has_no_room_for_what_does_not_belong_to_it() -> None:
     item.LUTExplanation = "ZQ"
     [made] = made_of(radiograph(VOILUTSequence=[item])).VOILUTSequence
     assert len(made.LUTData) == 2 * 4096 and len(made) == 2
+
+
+def test_what_no_pixel_uses_of_a_table_leaves_no_word() -> None:
+    word = np.frombuffer(b"ZQMuster^Eva", "<u2")
+    entries = np.minimum(np.arange(4096) * 3, 4095)
+    entries[900 : 900 + word.size] = word % 2**12  # in a hole of the histogram
+    stored = np.where((SCATTER >= 900) & (SCATTER < 1000), 0, SCATTER)
+    ds = radiograph(
+        stored,
+        ModalityLUTSequence=[lut(0, entries), lut(0, word)],
+        VOILUTSequence=[lut(0, np.append(np.arange(4096), word)), lut(0, word)],
+    )
+    made = made_of(ds)
+    [first], [second] = made.ModalityLUTSequence, made.VOILUTSequence
+    told = np.frombuffer(first.LUTData, "<u2"), np.frombuffer(second.LUTData, "<u2")
+    assert set(told[0][900:1000]) == {4095} and set(told[1][4096:]) == {2**15 - 1}
+    assert np.array_equal(to_display(made), to_display(ds))
+
+
+def test_a_table_and_a_slope_that_is_no_whole_number_go_together() -> None:
+    ds = radiograph(RescaleSlope="0.3333333", VOILUTSequence=[lut(0, np.arange(2000) % 1331)])
+    made = made_of(ds)
+    assert np.array_equal(to_display(made), to_display(ds))
 
 
 def test_comments_in_a_compressed_stream_stay_behind() -> None:
