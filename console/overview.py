@@ -12,9 +12,10 @@ from rich.text import Text
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from console.alerts import told as alerts_told
 from console.disk import disk
 from console.tables import add, counted, table
-from db import backups, jobs, reports, studies
+from db import alerts, backups, jobs, reports, studies
 from db.clock import now
 from db.session import transaction
 from db.tables import Circuit
@@ -42,6 +43,7 @@ def overview(settings: Settings) -> dict[str, Any]:
             **heard,
             "studies": {state.value: count for state, count in studies.counts(session).items()},
             "flagged": studies.flagged(session),
+            "alerts": alerts_told(alerts.open(session)),
             "disk": _disk(session, settings),
             "backup": _backup(session, clock),
             "destinations": _destinations(session, settings, clock),
@@ -160,6 +162,10 @@ def rendered(view: dict[str, Any]) -> Group:
     parts.append(Text(f"last backup: {_last_backup(view['backup'])}"))
     if view["flagged"]:
         said = f"{view['flagged']} objects came under a known UID: `hilum studies --flagged` lists them"
+        parts.append(Text(said, style="yellow"))
+    if view["alerts"]:
+        kinds = ", ".join(dict.fromkeys(each["kind"] for each in view["alerts"]))
+        said = f"{counted(len(view['alerts']), 'alert', 'alerts')} ({kinds}): `hilum alerts` lists them"
         parts.append(Text(said, style="yellow"))
     return Group(*parts)
 
