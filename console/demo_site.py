@@ -16,9 +16,9 @@ from rich.progress import Progress
 
 from console import pacs, scu
 from console.overview import ask
-from console.scu import Peer
 from console.up import child_process, stop_process
 from hilum.errors import HilumError, PacsUnavailable
+from hilum.pacs import Peer
 from hilum.process import OWNER_ALONE
 from hilum.settings import CONFIG_VARIABLE, settings
 

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -18,13 +18,13 @@ from console.disk import disk
 from console.exposure import exposures
 from console.ledger import latest
 from console.overview import broker_depths, unheard
-from console.scu import Peer, Rejected
 from db import schema
 from db.session import transaction
 from hilum import tls
 from hilum.engine import choose_engine
 from hilum.errors import NetworkError, PacsUnavailable, SettingsError, StoreFull
 from hilum.network import load_artefact, shipped
+from hilum.pacs import Peer, Rejected
 from hilum.radiograph import decodable_transfer_syntaxes
 from hilum.settings import Destination, Sender, Settings, config_file, settings
 from hilum.store import Store
@@ -198,6 +198,7 @@ def _answers(ours: Settings, name: str, peer: Peer) -> Check:
     if not _is_taken(peer.host, peer.port):
         return Check(name, f"port {peer.port} is free: `hilum up` will listen there")
     try:
+        tls.arguments(peer.host, peer.secured)
         scu.echo(peer)
     except SettingsError as error:
         return Check(name, str(error), "correct the files: calls by TLS fail")
@@ -209,8 +210,7 @@ def _answers(ours: Settings, name: str, peer: Peer) -> Check:
 
 
 def _destination(ours: Settings, place: Destination) -> Check:
-    secured = tls.files(ours) if place.tls else None
-    peer = Peer(place.host, place.port, place.ae_title, ours.listener_ae_title, secured)
+    peer = replace(Peer.of(place, ours), name="")  # the check has it
     name = f"destination {place.name}"
     try:
         scu.echo(peer)
@@ -218,7 +218,7 @@ def _destination(ours: Settings, place: Destination) -> Check:
             return Check(name, f"{peer} answers C-ECHO")
         if scu.commits(peer):
             return Check(name, f"{peer} answers C-ECHO and takes requests for storage commitment")
-    except (PacsUnavailable, SettingsError) as error:
+    except PacsUnavailable as error:
         remedy = f"check host, port and ae_title, and that it knows {ours.listener_ae_title} at this address"
         return Check(name, str(error), remedy)
     remedy = "set its final_when to c-find or success, or have it allow storage commitment"

@@ -6,21 +6,20 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context
+from pynetdicom import _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-import hilum.tls
 from console.wrap import MANIFEST, PICTURES, manifest_lines, wrap
 from hilum import pacs
 from hilum.commitment import PUSH_MODEL
 from hilum.errors import PacsUnavailable, Undecodable
+from hilum.pacs import Peer
 from hilum.settings import Settings
+from hilum.tls import files
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file goes out byte for byte, never re-encoded
 
-CONNECT_TIMEOUT_S = 5
-ANSWER_TIMEOUT_S = 60
 ECHO_TIMEOUT_S = 10
 MOST_CONTEXTS = 126
 """Presentation contexts asked for in one association; PS3.8 9.3.2.2 has room for 128."""
@@ -30,30 +29,11 @@ _MEANINGS = {0xA7: "it has no room or cannot keep it now: send it again", 0xC0: 
 _NO_ANSWER = "the peer ended the association without an answer"
 
 
-class Rejected(PacsUnavailable):
-    """The peer is there, and will not have calls of ours: it must be told who we are."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Whom we call, and as whom."""
-
-    host: str
-    port: int
-    called_ae_title: str
-    calling_ae_title: str
-    tls: hilum.tls.Files | None = None
-    """What DICOM TLS needs; None: call without it."""
-
-    def __str__(self) -> str:
-        return f"{self.called_ae_title} at {self.host}:{self.port}"
-
-
 def listener(ours: Settings, calling: str, *, called: str = "", tls: bool = False) -> Peer:
     """Our own listener, called by TLS when it is to be or when it speaks nothing else."""
     host = "127.0.0.1" if ours.listener_host in ("0.0.0.0", "::") else ours.listener_host  # noqa: S104
     port = ours.listener_tls_port if tls and ours.listener_tls_port else ours.listener_port
-    secured = hilum.tls.files(ours) if port == ours.listener_tls_port else None
+    secured = files(ours) if port == ours.listener_tls_port else None
     return Peer(host, port, called or ours.listener_ae_title, calling, secured)
 
 
@@ -221,31 +201,10 @@ def by_contexts(files: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
 
 
 def _associate(
-    peer: Peer, contexts: Iterable[tuple[str, str]], timeout_s: float = ANSWER_TIMEOUT_S
+    peer: Peer, contexts: Iterable[tuple[str, str]], timeout_s: float = pacs.ANSWER_TIMEOUT_S
 ) -> Association:
-    ae = AE(ae_title=peer.calling_ae_title)
-    ae.connection_timeout = CONNECT_TIMEOUT_S
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
     asked = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
-    try:
-        assoc = ae.associate(
-            peer.host,
-            peer.port,
-            contexts=asked,
-            ae_title=peer.called_ae_title,
-            tls_args=hilum.tls.arguments(peer.host, peer.tls),
-        )
-    except OSError as error:
-        raise PacsUnavailable(f"{peer} cannot be called: {error}") from error
-    if assoc.is_established:
-        return assoc
-    if assoc.is_rejected:
-        raise Rejected(
-            f"{peer} rejects our association: does it go by this AE title, and know {peer.calling_ae_title}?"
-        )
-    if because := hilum.tls.fault(peer.host, peer.port, peer.tls):
-        raise PacsUnavailable(f"{peer}: the TLS handshake fails: {because}")
-    raise PacsUnavailable(f"{peer} does not answer, or accepts nothing of what we offer")
+    return pacs.associate(peer, asked, timeout_s=timeout_s)
 
 
 def _store(assoc: Association, each: Outgoing) -> str | None:

@@ -17,8 +17,9 @@ from rich.progress import (
 from rich.table import Table
 
 from console import scu
-from console.scu import Found, Outgoing, Peer, Unusable
+from console.scu import Found, Outgoing, Unusable
 from console.tables import add, counted
+from hilum.pacs import Peer
 
 _MB = 1_000_000
 _MOST_SHOWN = 20

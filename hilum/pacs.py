@@ -1,12 +1,20 @@
 """What a PACS is asked and what its answers mean, for all who talk to one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from pydicom import Dataset
+from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
 
-from hilum.errors import PacsUnavailable, RefusedByPacs
+from hilum import tls
+from hilum.errors import PacsUnavailable, RefusedByPacs, SettingsError
+from hilum.settings import Destination, Sender, Settings
 
 FIND = StudyRootQueryRetrieveInformationModelFind
 SUCCESS = 0x0000
@@ -18,6 +26,82 @@ WARNINGS = range(0xB000, 0xC000)
 CANNOT_UNDERSTAND = range(0xC000, 0xD000)
 """C-STORE statuses, PS3.4 B.2.3 and PS3.7 annex C."""
 _PENDING = (0xFF00, 0xFF01)  # C-FIND, PS3.4 C.4.1.1.4
+CONNECT_TIMEOUT_S = 5
+ANSWER_TIMEOUT_S = 60
+
+
+class Rejected(PacsUnavailable):
+    """The peer is there, and will not have calls of ours: it must be told who we are."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Whom we call, and as whom."""
+
+    host: str
+    port: int
+    called_ae_title: str
+    calling_ae_title: str
+    secured: tls.Files | None = None
+    """What DICOM TLS needs; None: call without it."""
+    name: str = ""
+    """What people call it; empty: the AE title."""
+
+    @classmethod
+    def of(cls, place: Sender | Destination, ours: Settings) -> Self:
+        """A sender or destination, called as the settings say."""
+        if isinstance(place, Sender):
+            name, called = place.ae_title, place.answers_to
+        else:
+            name, called = place.name, place.ae_title
+        secured = tls.files(ours) if place.tls else None
+        return cls(place.host, place.port, called, ours.listener_ae_title, secured, name)
+
+    def __str__(self) -> str:
+        place = f"{self.called_ae_title} at {self.host}:{self.port}"
+        return f"{self.name} ({place})" if self.name else place
+
+
+def associate(
+    peer: Peer,
+    contexts: Iterable[PresentationContext],
+    *,
+    timeout_s: float = ANSWER_TIMEOUT_S,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[EventHandlerType] = (),
+) -> Association:
+    """An association with a peer, on which an answer is waited for so long.
+
+    Raises
+    ------
+    PacsUnavailable
+        When there is none, with the reason; Rejected when the peer rejects it.
+    """
+    ae = AE(ae_title=peer.calling_ae_title)
+    ae.connection_timeout = CONNECT_TIMEOUT_S
+    ae.acse_timeout = min(timeout_s, ANSWER_TIMEOUT_S)
+    ae.dimse_timeout = ae.network_timeout = timeout_s
+    try:
+        assoc = ae.associate(
+            peer.host,
+            peer.port,
+            contexts=list(contexts),
+            ae_title=peer.called_ae_title,
+            ext_neg=list(roles),
+            evt_handlers=list(handlers),
+            tls_args=tls.arguments(peer.host, peer.secured),
+        )
+    except (OSError, SettingsError) as error:  # its name is not known, or our certificate broken, now
+        raise PacsUnavailable(f"{peer} cannot be called: {error}") from error
+    if assoc.is_established:
+        return assoc
+    if assoc.is_rejected:
+        raise Rejected(
+            f"{peer} rejects our association: does it go by this AE title, and know {peer.calling_ae_title}?"
+        )
+    if because := tls.fault(peer.host, peer.port, peer.secured):
+        raise PacsUnavailable(f"{peer}: the TLS handshake fails: {because}")
+    raise PacsUnavailable(f"{peer} does not answer, or accepts nothing of what we ask for")
 
 
 def is_stored(status: int) -> bool:

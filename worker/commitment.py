@@ -103,24 +103,24 @@ class Committing(Pacs):
             )
         except ValueError as error:  # no presentation context was accepted for it
             raise RefusedByPacs(
-                f"{self._name} does not do storage commitment; set its final_when to c-find or success"
+                f"{self._peer} does not do storage commitment; set its final_when to c-find or success"
             ) from error
         except RuntimeError as error:  # the association ended under our hands
             self._drop()
-            raise PacsUnavailable(f"{self._name} ended the association: {error}") from error
+            raise PacsUnavailable(f"{self._peer} ended the association: {error}") from error
         if not status:
             self._drop()
-            raise PacsUnavailable(f"{self._name} did not answer the request for storage commitment")
+            raise PacsUnavailable(f"{self._peer} did not answer the request for storage commitment")
         return int(status.Status)
 
     def _fault(self, status: int) -> HilumError:
         if status == pacs.RESOURCE_LIMITATION:
             return PacsUnavailable(
-                f"{self._name} is out of resources for storage commitment (0x{status:04X})"
+                f"{self._peer} is out of resources for storage commitment (0x{status:04X})"
             )
         if status in _PASSING:
-            return FailedAtPacs(f"{self._name} failed at the request for storage commitment (0x{status:04X})")
-        return RefusedByPacs(f"{self._name} refused the request for storage commitment (0x{status:04X})")
+            return FailedAtPacs(f"{self._peer} failed at the request for storage commitment (0x{status:04X})")
+        return RefusedByPacs(f"{self._peer} refused the request for storage commitment (0x{status:04X})")
 
     def _contexts(self) -> list[PresentationContext]:
         # Verification, which everybody takes, tells one that does not commit from one that is away
@@ -135,15 +135,15 @@ class Committing(Pacs):
         try:
             report = commitment.read_report(event.event_information)
             with transaction() as session:
-                hurried = commitments.answer(session, report, destinations=[self.destination.name])
+                hurried = commitments.answer(session, report, destinations=[self._peer.name])
         except SQLAlchemyError:
-            log.exception("cannot keep what %s reports on storage commitment", self._name)
+            log.exception("cannot keep what %s reports on storage commitment", self._peer)
             return pacs.RESOURCE_LIMITATION, None
         except Exception as error:  # the border with the destination: its bytes can raise anything
-            log.warning("cannot read what %s reports on storage commitment: %s", self._name, error)
+            log.warning("cannot read what %s reports on storage commitment: %s", self._peer, error)
             return _INVALID_ARGUMENT, None
         if hurried is None:
-            log.warning("%s reports on a transaction that it was not asked for", self._name)
+            log.warning("%s reports on a transaction that it was not asked for", self._peer)
             return _INVALID_ARGUMENT, None
         for kind, subject, urgent in hurried:
             ring(kind, subject, urgent=urgent)

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 
 from pydicom.uid import AllTransferSyntaxes
-from pynetdicom import AE, build_context, build_role
+from pynetdicom import build_context, build_role
 from pynetdicom.association import Association
 
 from db import commitments, jobs
@@ -15,13 +15,13 @@ from db.jobs import Claim
 from db.session import transaction
 from db.tables import CommitmentRequest, Instance
 from db.work import Bell, work_on
-from hilum import commitment, pacs, tls
+from hilum import commitment, pacs
 from hilum.commitment import CLASS_CONFLICT, NO_SUCH_OBJECT, PROCESSING_FAILURE, Report
-from hilum.errors import PacsUnavailable, RefusedByPacs, SettingsError
+from hilum.errors import PacsUnavailable, RefusedByPacs
+from hilum.pacs import Peer
 from hilum.queue import COMMIT, app
 from hilum.settings import Sender, settings
 from hilum.store import INSTANCES, Store
-from worker.pacs import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 
@@ -169,21 +169,8 @@ def _send(assoc: Association, sender: Sender, report: Report) -> None:
 
 
 def _associate(sender: Sender) -> Association:
-    ae = AE(ae_title=settings().listener_ae_title)
-    ae.connection_timeout = CONNECT_TIMEOUT_S
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ANSWER_TIMEOUT_S
-    name = f"{sender.ae_title} ({sender.answers_to} at {sender.host}:{sender.port})"
-    try:
-        assoc = ae.associate(
-            sender.host,
-            sender.port,
-            contexts=[build_context(commitment.PUSH_MODEL, commitment.TRANSFER_SYNTAXES)],
-            ae_title=sender.answers_to,
-            ext_neg=[build_role(commitment.PUSH_MODEL, scp_role=True)],
-            tls_args=tls.arguments(sender.host, tls.files(settings()) if sender.tls else None),
-        )
-    except (OSError, SettingsError) as error:
-        raise PacsUnavailable(f"{name} cannot be called: {error}") from error
-    if not assoc.is_established:
-        raise PacsUnavailable(f"{name} takes no association of ours")
-    return assoc
+    return pacs.associate(
+        Peer.of(sender, settings()),
+        [build_context(commitment.PUSH_MODEL, commitment.TRANSFER_SYNTAXES)],
+        roles=[build_role(commitment.PUSH_MODEL, scp_role=True)],
+    )

@@ -15,9 +15,9 @@ from db.jobs import Claim
 from db.session import transaction
 from db.tables import DeliveryState
 from db.work import Bell, work_on
-from hilum import tls
 from hilum.commitment import Request
 from hilum.errors import FailedAtPacs, NotUnderstoodByPacs, PacsUnavailable, RefusedByPacs
+from hilum.pacs import Peer
 from hilum.queue import DELIVER, app
 from hilum.settings import Destination, settings
 from hilum.store import Store
@@ -248,8 +248,7 @@ def _pacs(destination: Destination, kind: type[_P]) -> _P:
     """The destination as this process knows it; after a fork it is another, which has no association yet."""
     key = (os.getpid(), destination, kind)
     if key not in _kept:
-        secured = tls.files(settings()) if destination.tls else None
-        _kept[key] = kind(destination, settings().listener_ae_title, secured)
+        _kept[key] = kind(Peer.of(destination, settings()))
     return cast(_P, _kept[key])
 
 

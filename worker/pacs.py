@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context
+from pynetdicom import _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.events import EventHandlerType
 from pynetdicom.presentation import PresentationContext
@@ -20,24 +20,21 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
-from hilum import pacs, tls
+from hilum import pacs
 from hilum.errors import (
     FailedAtPacs,
     HilumError,
     NotUnderstoodByPacs,
     PacsUnavailable,
     RefusedByPacs,
-    SettingsError,
 )
 from hilum.kernel import notice_silence
-from hilum.settings import Destination
+from hilum.pacs import Peer
 
 log = logging.getLogger(__name__)
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file goes out byte for byte, never re-encoded
 
-CONNECT_TIMEOUT_S = 5
-ANSWER_TIMEOUT_S = 60
 KEPT_IDLE_S = 10
 """Seconds an association without work is kept."""
 
@@ -55,16 +52,12 @@ class Sent:
 class Pacs:
     """One destination, with the association that this process keeps to it."""
 
-    def __init__(
-        self, destination: Destination, calling_ae_title: str, secured: tls.Files | None = None
-    ) -> None:
-        self.destination = destination
-        self._calling = calling_ae_title
-        self._secured = secured
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
         self._assoc: Association | None = None
         self._used_at = time.monotonic()
         self._lock = threading.Lock()
-        threading.Thread(target=self._release_idle, name=f"idle {destination.name}", daemon=True).start()
+        threading.Thread(target=self._release_idle, name=f"idle {peer.name}", daemon=True).start()
 
     def store(self, objects: Sequence[Sent]) -> None:
         """Send these objects; when this returns, the PACS has said of each that it is stored.
@@ -106,29 +99,24 @@ class Pacs:
             status = self._established().send_c_echo()
             if not status or status.Status != pacs.SUCCESS:
                 self._drop()
-                raise PacsUnavailable(f"{self._name} did not answer C-ECHO with Success")
+                raise PacsUnavailable(f"{self._peer} did not answer C-ECHO with Success")
 
     def close(self) -> None:
         """Release the association, if there is one."""
         with self._lock:
             self._release()
 
-    @property
-    def _name(self) -> str:
-        place = self.destination
-        return f"{place.name} ({place.ae_title} at {place.host}:{place.port})"
-
     def _store_one(self, each: Sent) -> None:
         try:
             status = self._established().send_c_store(each.path)
         except ValueError as error:  # no presentation context was accepted for it
-            raise RefusedByPacs(f"{self._name} does not accept its SOP class: {error}") from error
+            raise RefusedByPacs(f"{self._peer} does not accept its SOP class: {error}") from error
         except RuntimeError as error:  # the association ended under our hands
             self._drop()
-            raise PacsUnavailable(f"{self._name} ended the association: {error}") from error
+            raise PacsUnavailable(f"{self._peer} ended the association: {error}") from error
         if not status:
             self._drop()
-            raise PacsUnavailable(f"{self._name} did not answer C-STORE")
+            raise PacsUnavailable(f"{self._peer} did not answer C-STORE")
         if not pacs.is_stored(status.Status):
             raise self._error(each, status)
 
@@ -136,43 +124,22 @@ class Pacs:
         code = int(status.Status)
         words = f"{each.uid} (0x{code:04X}) {status.get('ErrorComment', '')}".strip()
         if code in pacs.OUT_OF_RESOURCES or code == pacs.RESOURCE_LIMITATION:
-            return PacsUnavailable(f"{self._name} is out of resources for {words}")
+            return PacsUnavailable(f"{self._peer} is out of resources for {words}")
         if code == pacs.PROCESSING_FAILURE:
-            return FailedAtPacs(f"{self._name} failed at {words}")
+            return FailedAtPacs(f"{self._peer} failed at {words}")
         if code in pacs.CANNOT_UNDERSTAND:
-            return NotUnderstoodByPacs(f"{self._name} cannot understand {words}")
-        return RefusedByPacs(f"{self._name} refused {words}")
+            return NotUnderstoodByPacs(f"{self._peer} cannot understand {words}")
+        return RefusedByPacs(f"{self._peer} refused {words}")
 
     def _established(self) -> Association:
         if self._assoc is not None and self._assoc.is_established:
             return self._assoc
-        ae = AE(ae_title=self._calling)
-        ae.connection_timeout = CONNECT_TIMEOUT_S
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ANSWER_TIMEOUT_S
-        ae.requested_contexts = self._contexts()
-        place = self.destination
-        try:
-            secured = tls.arguments(place.host, self._secured)
-            assoc = ae.associate(
-                place.host,
-                place.port,
-                ae_title=place.ae_title,
-                tls_args=secured,
-                evt_handlers=self._handlers(),
-            )
-        except (OSError, SettingsError) as error:  # its name is not known, or our certificate broken, now
-            raise PacsUnavailable(f"{self._name} cannot be called: {error}") from error
-        if assoc.is_established:
-            if (ours := assoc.dul.socket) and ours.socket:
-                with suppress(OSError):  # it has ended meanwhile
-                    notice_silence(ours.socket)
-            self._assoc = assoc
-            return assoc
-        if assoc.is_rejected:
-            raise PacsUnavailable(f"{self._name} rejects our association: does it know {self._calling}?")
-        if because := tls.fault(place.host, place.port, self._secured):
-            raise PacsUnavailable(f"{self._name}: the TLS handshake fails: {because}")
-        raise PacsUnavailable(f"{self._name} does not answer")
+        assoc = pacs.associate(self._peer, self._contexts(), handlers=self._handlers())
+        if (ours := assoc.dul.socket) and ours.socket:
+            with suppress(OSError):  # it has ended meanwhile
+                notice_silence(ours.socket)
+        self._assoc = assoc
+        return assoc
 
     def _contexts(self) -> list[PresentationContext]:
         """What is asked for on the association."""

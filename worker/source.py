@@ -8,7 +8,7 @@ from datetime import date
 
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
@@ -18,10 +18,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from hilum import pacs, tls
+from hilum import pacs
 from hilum.eligibility import RADIOGRAPHS
-from hilum.errors import PacsUnavailable, RefusedByPacs, SettingsError
+from hilum.errors import PacsUnavailable, RefusedByPacs
 from hilum.header import text
+from hilum.pacs import Peer
 from hilum.radiograph import decodable_transfer_syntaxes
 from hilum.settings import Sender, Settings
 from hilum.uids import is_uid
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 GET = StudyRootQueryRetrieveInformationModelGet
 MOVE = StudyRootQueryRetrieveInformationModelMove
 MODALITIES = ("CR", "DX")
-CONNECT_TIMEOUT_S = 5
-ANSWER_TIMEOUT_S = 60
 FETCH_TIMEOUT_S = 600
 """Seconds without a word while images travel: to tell how it goes on is an option of C-MOVE and C-GET."""
 MOST_BELIEVED = 100
@@ -177,30 +176,13 @@ def _associated(
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
     keep: Keep | None = None,
 ) -> Iterator[Association]:
-    ae = AE(ae_title=ours.listener_ae_title)
-    ae.connection_timeout = CONNECT_TIMEOUT_S
-    ae.acse_timeout = ANSWER_TIMEOUT_S
-    ae.dimse_timeout = ae.network_timeout = FETCH_TIMEOUT_S if keep else ANSWER_TIMEOUT_S
-    name = f"{source.ae_title} ({source.answers_to} at {source.host}:{source.port})"
-    secured = tls.files(ours) if source.tls else None
-    try:
-        assoc = ae.associate(
-            source.host,
-            source.port,
-            contexts=contexts,
-            ae_title=source.answers_to,
-            ext_neg=list(roles),
-            evt_handlers=[(evt.EVT_C_STORE, keep)] if keep else None,
-            tls_args=tls.arguments(source.host, secured),
-        )
-    except (OSError, SettingsError) as error:  # its name is not known, or our certificate broken, now
-        raise PacsUnavailable(f"{name} cannot be called: {error}") from error
-    if assoc.is_rejected:
-        raise PacsUnavailable(f"{name} rejects our association: does it know {ours.listener_ae_title}?")
-    if not assoc.is_established:
-        if because := tls.fault(source.host, source.port, secured):
-            raise PacsUnavailable(f"{name}: the TLS handshake fails: {because}")
-        raise PacsUnavailable(f"{name} does not answer, or accepts nothing of what we ask for")
+    assoc = pacs.associate(
+        Peer.of(source, ours),
+        contexts,
+        timeout_s=FETCH_TIMEOUT_S if keep else pacs.ANSWER_TIMEOUT_S,
+        roles=roles,
+        handlers=[(evt.EVT_C_STORE, keep)] if keep else [],
+    )
     try:
         yield assoc
     finally:

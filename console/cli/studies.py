@@ -21,7 +21,7 @@ from hilum.queue import ring
 from hilum.settings import settings
 
 if TYPE_CHECKING:
-    from console.scu import Peer
+    from hilum.pacs import Peer
 
 app = typer.Typer()
 Study = Annotated[str, typer.Argument(help="Study Instance UID, accession number or patient id")]
@@ -47,8 +47,8 @@ def send(
     Folders are searched to the bottom; what is neither is passed over.
     The exit status is 1 when a file did not arrive.
     """
-    from console.scu import Rejected
     from console.sending import arrived, failures, send_places
+    from hilum.pacs import Rejected
 
     try:
         outcome = send_places(places, _peer(to, called, calling, tls=tls), out)
@@ -195,7 +195,8 @@ def one_study(session: Session, text: str) -> str:
 
 
 def _peer(to: str, called: str, calling: str, *, tls: bool) -> "Peer":
-    from console.scu import Peer, listener
+    from console.scu import listener
+    from hilum.pacs import Peer
     from hilum.tls import files
 
     if not to:

@@ -11,9 +11,10 @@ from pydicom.uid import UID, JPEG2000Lossless
 from console import scu
 from console.cli.terminal import NotThere
 from console.doctor import examine
-from console.scu import Outgoing, Peer, Unusable
+from console.scu import Outgoing, Unusable
 from db.schema import upgrade
 from hilum.errors import PacsUnavailable
+from hilum.pacs import Peer
 from hilum.phantom import phantom
 from hilum.store import INSTANCES, Store
 from tests.conftest import SettingsChange

@@ -203,7 +203,7 @@ def test_a_sender_that_is_away_is_told_later_for_a_day(listener: Listener, modal
     waiting = job(COMMIT, "1")
     assert file.stat().st_atime == 0, "a file was read for a sender that is not there"
     assert waiting.state == JobState.WAITING
-    assert "takes no association of ours" in str(waiting.error)
+    assert "MODALITY (MODALITY at 127.0.0.1:" in str(waiting.error)
     modality.start()
     _make_due(asked_s_ago=0)
     report_commitment("1")

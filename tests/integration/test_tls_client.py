@@ -9,8 +9,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from console import doctor, scu
-from console.scu import Outgoing, Peer
+from console.scu import Outgoing
 from hilum.errors import PacsUnavailable
+from hilum.pacs import Peer
 from hilum.settings import Destination
 from hilum.tls import Files
 from tests.conftest import SettingsChange
@@ -47,8 +48,12 @@ def destination(port: int, host: str = "localhost") -> Destination:
     return Destination(name="pacs", ae_title="PACS", host=host, port=port, tls=True)
 
 
+def peer(port: int, files: Files, host: str = "localhost") -> Peer:
+    return Peer(host, port, "PACS", "HILUM", files)
+
+
 def test_a_destination_is_called_by_tls(authority: Authority, ours: Certificate, port: int) -> None:
-    pacs = Pacs(destination(port), "HILUM", authority.files(ours))
+    pacs = Pacs(peer(port, authority.files(ours)))
     pacs.echo()
     assert pacs._assoc is not None
     secured = pacs._assoc.dul.socket.socket  # type: ignore[union-attr]
@@ -62,13 +67,13 @@ def test_a_destination_that_we_cannot_trust_gets_nothing(
     stranger = Authority(tmp_path / "stranger")
     of_others = Files(ours.certificate, ours.key, stranger.ca)
     with pytest.raises(PacsUnavailable, match="the TLS handshake fails: its certificate is refused"):
-        Pacs(destination(port), "HILUM", of_others).echo()
+        Pacs(peer(port, of_others)).echo()
     with pytest.raises(PacsUnavailable, match=r"certificate is not valid for '127\.0\.0\.2'"):
-        Pacs(destination(port, "127.0.0.2"), "HILUM", authority.files(ours)).echo()
+        Pacs(peer(port, authority.files(ours), "127.0.0.2")).echo()
     with pytest.raises(PacsUnavailable, match="it wants a certificate of ours"):
-        Pacs(destination(port), "HILUM", Files(None, None, authority.ca)).echo()
+        Pacs(peer(port, Files(None, None, authority.ca))).echo()
     with pytest.raises(PacsUnavailable, match=r"tls_ca \(.*/not/there\): No such file"):
-        Pacs(destination(port), "HILUM", Files(None, None, Path("/not/there"))).echo()
+        Pacs(peer(port, Files(None, None, Path("/not/there")))).echo()
 
 
 def test_files_are_sent_by_tls(authority: Authority, ours: Certificate, port: int, tmp_path: Path) -> None:
@@ -78,8 +83,7 @@ def test_files_are_sent_by_tls(authority: Authority, ours: Certificate, port: in
     ds.save_as(tmp_path / "1.dcm", enforce_file_format=True)
     found = scu.described(tmp_path / "1.dcm")
     assert isinstance(found, Outgoing)
-    peer = Peer("localhost", port, "PACS", "HILUM", authority.files(ours))
-    assert list(scu.send([found], peer)) == [(found, None)]
+    assert list(scu.send([found], peer(port, authority.files(ours)))) == [(found, None)]
 
 
 def test_the_doctor_tells_of_certificates_that_end_and_of_handshakes_that_fail(

@@ -49,6 +49,6 @@ class Modality:
     def _reported(self, event: Event) -> tuple[int, None]:
         self.reports.append(commitment.read_report(event.event_information))
         self.event_types.append(event.event_type)
-        self.called = event.assoc.acceptor.primitive.called_ae_title  # type: ignore[union-attr, assignment]
+        self.called = event.assoc.acceptor.primitive.called_ae_title  # type: ignore[union-attr]
         self.was_scu = event.assoc.accepted_contexts[0].as_scu
         return self.statuses.pop(0) if self.statuses else 0x0000, None
