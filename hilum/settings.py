@@ -314,6 +314,14 @@ class Settings(BaseSettings):
         description="prepare processes that `hilum up` starts; default: processors less one",
     )
     batch_images: int = Field(32, ge=1, le=512, description="images in a batch at most")
+    promote: Literal["person", "shadow", "champion"] = Field(
+        "person",
+        description="what a network that has passed the gate becomes by itself: nothing until a person "
+        "promotes it, a shadow that reads beside the champion, or the champion",
+    )
+    promote_two_people: bool = Field(
+        False, description="whether two different people must promote a network before it reads"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="least level logged: DEBUG, INFO, WARNING or ERROR"
     )
@@ -422,6 +430,12 @@ class Settings(BaseSettings):
     def _rows_outlast_files(self) -> Self:
         if self.keep_files_days and self.keep_rows_days and self.keep_rows_days < self.keep_files_days:
             raise ValueError("keep_rows_days is less than keep_files_days: files go with the rows at last")
+        return self
+
+    @model_validator(mode="after")
+    def _people_promote(self) -> Self:
+        if self.promote == "champion" and self.promote_two_people:
+            raise ValueError("promote_two_people: with promote = champion nobody is asked; set one of them")
         return self
 
     @model_validator(mode="after")

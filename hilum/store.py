@@ -17,6 +17,7 @@ from hilum.kernel import fsync
 INSTANCES = "instances"
 PREPARED = "prepared"
 REPORTS = "reports"
+NETWORKS = "networks"
 FOLDERS = 256
 """Of each kind, by the first two digits of a name's digest."""
 _ASIDE = "aside"
@@ -51,13 +52,22 @@ class Store:
         When this returns, file and name are on disk. Raises OSError when they cannot be.
         """
         relative = self.named(kind, *names, suffix=suffix)
+        self._put(aside, relative)
+        return relative
+
+    def copy(self, file: Path, relative: str) -> None:
+        """Copy a file to this relative path, as `place` does."""
+        aside = self.aside / f"{os.getpid()}-{time.monotonic_ns()}"
+        shutil.copyfile(file, aside)
+        self._put(aside, relative)
+
+    def _put(self, aside: Path, relative: str) -> None:
         target = self.root / relative
         _make_durably(target.parent, self.root)
         aside.chmod(0o600)  # whatever the umask of whoever wrote it
         fsync(aside)
         aside.replace(target)
         fsync(target.parent)
-        return relative
 
     def write(self, content: bytes, kind: str, *names: str, suffix: str = ".dcm") -> str:
         """Keep these bytes under these names and return the relative path."""
@@ -95,6 +105,11 @@ class Store:
             return (self.root / relative).stat().st_size == size_bytes
         except FileNotFoundError:
             return False
+
+    def lacks(self, relative: str) -> bool:
+        """Whether a file is gone from its folder; of a store that is away as a whole nothing is known."""
+        path = self.root / relative
+        return path.parent.is_dir() and not path.exists()
 
     def require_free(self, keep_free_mb: int) -> None:
         """Raise StoreFull when less than this is free on the store's file system."""
