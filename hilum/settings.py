@@ -313,6 +313,38 @@ class Settings(BaseSettings):
         ge=1,
         description="prepare processes that `hilum up` starts; default: processors less one",
     )
+    training_hour: int = Field(
+        1, ge=0, le=23, description="hour, by the clock on the wall, at which the training of a night may begin"
+    )
+    training_least_verdicts: int = Field(
+        100,
+        ge=0,
+        description="images with a verdict that came since the last training before another begins by itself; "
+        "0: none does",
+    )
+    training_budget_s: float = Field(
+        14_400,
+        gt=0,
+        description="seconds that a training may learn; it ends with the epoch, and what is measured and "
+        "judged then comes on top",
+    )
+    training_recipe: str = Field(
+        "nightly", description="what is trained by: a recipe that comes with Hilum, or a TOML file's full path"
+    )
+    training_largest_author_share: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="largest part of the new verdicts that one person may have given; above it no training "
+        "begins",
+    )
+    training_largest_flip_share: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="largest part of the new verdicts that may contradict a finding of 90 % or more; above it "
+        "no training begins",
+    )
     batch_images: int = Field(32, ge=1, le=512, description="images in a batch at most")
     promote: Literal["person", "shadow", "champion"] = Field(
         "person",

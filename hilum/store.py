@@ -18,6 +18,7 @@ INSTANCES = "instances"
 PREPARED = "prepared"
 REPORTS = "reports"
 NETWORKS = "networks"
+SNAPSHOTS = "snapshots"
 FOLDERS = 256
 """Of each kind, by the first two digits of a name's digest."""
 _ASIDE = "aside"
