@@ -19,12 +19,13 @@ from db.exports import Candidate
 from db.session import transaction
 from hilum.errors import HilumError, Undecodable
 from hilum.kernel import fsync
-from hilum.pseudonyms import Deidentified, Pseudonyms
+from hilum.pseudonyms import Deidentified, Pseudonyms, load
 
 KEY_FILE = "pseudonyms.key"
 """In the data folder; whoever has it can tell who is who in every export."""
 MANIFEST, UNLABELLED = "manifest.csv", "unlabelled.csv"
 _IMAGES = "images"
+_ACTION = "export"
 _COLUMNS = ("file", "class", "patient_id", "source_dataset", "view", "sex", "age", "sha256")
 _STAYED_COLUMNS = ("study_uid", "sop_instance_uid", "because")
 
@@ -39,6 +40,25 @@ class Deidentify(Protocol):
     def __call__(
         self, path: Path, out: Path, names: Pseudonyms, patient_id: str, *, looked_at: bool = False
     ) -> Deidentified: ...
+
+
+def pseudonyms(data_dir: Path, *, anew: bool = False) -> Pseudonyms:
+    """Return the pseudonyms of this site; the key is made at the first export, or where it is lost, anew.
+
+    Raises SettingsError when a person has to do something about the key.
+    """
+    return load(data_dir / KEY_FILE, was_used=not anew and _has_exported())
+
+
+def lost_key(data_dir: Path) -> Path | None:
+    """Where the key of earlier exports has to be put back; None when there was none, or it is there."""
+    file = data_dir / KEY_FILE
+    return file if not file.exists() and _has_exported() else None
+
+
+def _has_exported() -> bool:
+    with transaction() as session:
+        return audit.has(session, _ACTION)
 
 
 @dataclass(frozen=True)
@@ -160,7 +180,7 @@ def _finish(outcome: Outcome, aside: Path, chosen: Iterable[Candidate], means: M
     with transaction() as session:
         for study_uid in sorted({each.study.study_uid for each in went}):
             detail = f"to {outcome.out.name}{', after a look at its text' * (study_uid in looked_at)}"
-            audit.note(session, actor=actor, action="export", study_uid=study_uid, detail=detail)
+            audit.note(session, actor=actor, action=_ACTION, study_uid=study_uid, detail=detail)
     os.rename(aside, outcome.out)  # noqa: PTH104 - onto a folder that another run made, it fails
     fsync(outcome.out.parent)
 

@@ -1,5 +1,6 @@
 """What people did."""
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.tables import Audit
@@ -10,3 +11,8 @@ def note(
 ) -> None:
     """Write down who did what to which study, in the transaction that does it."""
     session.add(Audit(actor=actor, action=action, study_uid=study_uid, detail=detail))
+
+
+def has(session: Session, action: str) -> bool:
+    """Whether anybody has done such a thing."""
+    return session.scalar(select(Audit.id).where(Audit.action == action).limit(1)) is not None

@@ -62,11 +62,17 @@ class Deidentified:
     """Of the file written."""
 
 
-def load(file: Path) -> Pseudonyms:
-    """Return the pseudonyms of the key in a file, which is made when there is none, for its owner alone.
+def load(file: Path, *, was_used: bool = False) -> Pseudonyms:
+    """Return the pseudonyms of the key in a file; one that was not used yet is made, for its owner alone.
 
-    Raises SettingsError when others may read the file, or no key is in it.
+    Raises SettingsError when others may read the file, no key is in it, or the one that was used is gone.
     """
+    if was_used and not file.exists():
+        raise SettingsError(
+            f"{file}: the key of earlier exports is gone: put back the copy that you keep of it, readable by "
+            "its owner only. If there is none, --new-key has another made, under which everybody, "
+            "whoever was exported before too, gets another pseudonym"
+        )
     if not file.exists():
         _make(file)
     if file.stat().st_mode & 0o077:
@@ -77,8 +83,8 @@ def load(file: Path) -> Pseudonyms:
         key = b""
     if len(key) != _KEY_BYTES:
         raise SettingsError(
-            f"{file}: there is no key in it: put back the one that was there, or remove the file to have "
-            "another made, under which everybody gets other pseudonyms"
+            f"{file}: there is no key in it: put back the one that was there, or remove the file and have "
+            "another made (--new-key), under which everybody gets another pseudonym"
         )
     return Pseudonyms(key)
 

@@ -124,11 +124,15 @@ def restore(folder: Backup) -> None:
     empty, and nothing of Hilum may run. Then start as usual.
     """
     from console.backup import first, restore
+    from console.export import lost_key
 
     made = restore(settings(), folder)
     out.print(f"restored {made.point.name}: {made.words()}; start, and run `hilum doctor`", markup=False)
     for line in first([f"{path} was not in the store when the backup was made" for path in made.missing]):
         out.print(line, markup=False, highlight=False)
+    if file := lost_key(settings().data_dir):
+        said = f"{file}, the key of earlier exports, is in no backup: put back your copy"
+        out.print(said, markup=False, highlight=False)
 
 
 @app.command(
@@ -234,6 +238,9 @@ def export(
         datetime | None, typer.Option("--to", formats=[DAY], metavar="DAY", help="last Study Date")
     ] = None,
     labelled: Annotated[bool, typer.Option("--labelled", help="only images that people labelled")] = False,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="where the key of earlier exports is lost: have another made")
+    ] = False,
     looked_at: Annotated[
         Path | None,
         typer.Option(
@@ -247,15 +254,14 @@ def export(
     beside the folder. The key that undoes pseudonyms stays in the data folder.
     """
     require_a_site()
-    from console.export import KEY_FILE, Means, export, read_uids, rendered
-    from hilum.pseudonyms import load
+    from console.export import Means, export, pseudonyms, read_uids, rendered
     from worker.decoder import Decoder
 
     ours = settings()
     chosen = _chosen(studies or [], _as_dicom(first), _as_dicom(last), labelled=labelled)
     seen = read_uids(looked_at) if looked_at else frozenset()
     with Decoder(memory_mb=ours.decode_memory_mb, timeout_s=ours.decode_timeout_s) as decoder:
-        means = Means(ours.store, load(ours.data_dir / KEY_FILE), decoder.deidentify, seen)
+        means = Means(ours.store, pseudonyms(ours.data_dir, anew=new_key), decoder.deidentify, seen)
         outcome = export(chosen, into, means, actor=getpass.getuser(), terminal=err)
     out.print(rendered(outcome), markup=False, highlight=False)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from typer.testing import CliRunner
 
-from console import backup
+from console import backup, cli
 from console.backup import BackupError, back_up, damages, keep_newest, restore
-from db import backups, jobs, retention, schema
+from db import audit, backups, jobs, retention, schema
 from db.schema import is_current, upgrade
 from db.session import engine, transaction
 from db.tables import Audit, Backup, DeliveryState, Instance, Job, Study, StudyState
@@ -104,6 +105,20 @@ def test_work_that_was_going_on_goes_on_at_once_and_counts_no_death(
     restore(elsewhere(), tmp_path / "backup")
     taken = claim(PREPARE, "1.2.1")
     assert taken is not None and taken.deaths == 0
+
+
+@LITE
+def test_restoring_says_where_the_key_of_earlier_exports_belongs(
+    database_url: str, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    a_kept_image(1)
+    with transaction() as session:
+        audit.note(session, actor="ann", action="export", study_uid="1.2.1")
+    back_up(settings(), tmp_path / "backup")
+    ours = elsewhere()
+    said = CliRunner().invoke(cli.app, ["restore", str(tmp_path / "backup")]).output
+    last = said.split("`hilum doctor`")[1].replace("\n", "")
+    assert last.startswith(f"{ours.data_dir / 'pseudonyms.key'}, the key of earlier exports, is in no backup")
 
 
 @LITE

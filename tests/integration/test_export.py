@@ -25,6 +25,7 @@ from db.session import transaction
 from db.studies import Preparation, Received
 from db.tables import Audit, Instance, Role, Verdict
 from hilum.eligibility import View
+from hilum.errors import SettingsError
 from hilum.phantom import phantom
 from hilum.radiograph import pixel_hash
 from hilum.settings import settings
@@ -211,13 +212,17 @@ def test_each_study_that_leaves_is_in_the_audit_and_none_that_stays(kept: Kept, 
         assert (second.study_uid, second.detail) == ("1.2.3.2", "to two, after a look at its text")
 
 
-def test_the_same_key_gives_the_same_names_in_another_export(kept: Kept, tmp_path: Path) -> None:
+def test_the_same_key_gives_the_same_names_and_another_is_made_only_when_asked_for(
+    kept: Kept, tmp_path: Path
+) -> None:
     kept(1, "Normal")
     for name in ("one", "two"):
         export("--out", str(tmp_path / name))
     assert lines_of(tmp_path / "one" / "manifest.csv") == lines_of(tmp_path / "two" / "manifest.csv")
     (settings().data_dir / "pseudonyms.key").unlink()
-    export("--out", str(tmp_path / "three"))
+    with pytest.raises(SettingsError, match="the key of earlier exports is gone"):
+        export("--out", str(tmp_path / "three"))
+    export("--out", str(tmp_path / "three"), "--new-key")
     [one], [three] = (lines_of(tmp_path / name / "manifest.csv") for name in ("one", "three"))
     assert not set(one.values()) & set(three.values()) - {"Normal", one["view"], one["sex"], one["age"], ""}
 

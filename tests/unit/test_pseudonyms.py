@@ -41,6 +41,14 @@ def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_a_key_that_was_used_is_not_replaced_by_another(tmp_path: Path) -> None:
+    file = tmp_path / "pseudonyms.key"
+    with pytest.raises(SettingsError, match="--new-key"):
+        load(file, was_used=True)
+    assert not file.exists()
+    assert load(file, was_used=False).key == load(file, was_used=True).key
+
+
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "pseudonyms.key"
     load(file)
