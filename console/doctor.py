@@ -18,7 +18,8 @@ from console.disk import disk
 from console.exposure import exposures
 from console.ledger import latest
 from console.overview import broker_depths, unheard
-from db import schema
+from console.tables import counted
+from db import schema, trouble
 from db.session import transaction
 from hilum import tls
 from hilum.engine import choose_engine
@@ -58,6 +59,7 @@ def examine() -> Iterator[Check]:
     for check in (_database, _broker, _workers, _store, _decoders, _network):
         yield check(ours)
     yield from _lost(ours)
+    yield from _missing(ours)
     yield from _certificates(ours)
     yield from _listener(ours)
     for place in ours.destinations:
@@ -138,6 +140,20 @@ def _lost(ours: Settings) -> Iterator[Check]:
     if count := store.lost_files():
         remedy = f"`hilum send {store.lost}`, which changes nothing that is known; then remove that folder"
         yield Check("lost files", f"{count} received files had no row, and lie in {store.lost}", remedy)
+
+
+def _missing(ours: Settings) -> Iterator[Check]:
+    """Images whose files are not there, though nobody removed them."""
+    if not _is_made(ours):
+        return
+    try:
+        with transaction() as session:
+            count, some = trouble.lost_images(session)
+    except DBAPIError:
+        return  # which the check of the database tells
+    if count:
+        found = f"the files of {counted(count, 'image', 'images')} are missing: of study {', '.join(some)}"
+        yield Check("missing files", found, "have them sent again: that heals it (docs/operations.md)")
 
 
 def _decoders(ours: Settings) -> Check:

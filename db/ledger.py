@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from db.clock import now
+from db.studies import FILE_LOST
 from db.tables import (
     Delivery,
     DeliveryState,
@@ -141,10 +142,10 @@ def held(session: Session, study_uids: Collection[str]) -> dict[str, Held]:
 
 
 def known(session: Session, uids: Collection[str]) -> set[str]:
-    """Those of these SOP Instance UIDs that we have received, in whichever study."""
+    """Those of these SOP Instance UIDs that we have received, in whichever study, and not lost since."""
     found: set[str] = set()
     for some in _chunks(uids):
-        found |= set(session.scalars(select(Instance.uid).where(Instance.uid.in_(some))))
+        found |= set(session.scalars(select(Instance.uid).where(Instance.uid.in_(some), _is_kept())))
     return found
 
 
@@ -214,6 +215,11 @@ def _images(session: Session, study_uids: Sequence[str]) -> dict[str, tuple[int,
         .group_by(Instance.study_uid)
     )
     return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+
+def _is_kept() -> ColumnElement[bool]:
+    is_lost = and_(Instance.not_assessed_because == FILE_LOST, Instance.removed_at.is_(None))
+    return func.coalesce(is_lost, False).is_(False)
 
 
 def _is_read() -> ColumnElement[bool]:

@@ -16,6 +16,8 @@ from hilum.queue import PREPARE
 
 _PLAIN = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian}
 """Transfer syntaxes in which the same pixels are the same bytes."""
+FILE_LOST = "its file is missing in the store: once it is sent again, it is read"
+"""Why an image is not assessed whose file is gone though nobody removed it."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Recorded(StrEnum):
     DUPLICATE = "duplicate"
     """Known with these pixels, or in another compression: the first file stands, this one is not needed."""
     AGAIN = "again"
-    """Likewise, but the first file was removed because of its age, or is lost or torn: this one stands, and
-    is not read anew."""
+    """Likewise, but the first file was removed because of its age, or is lost or torn: this one stands. It is
+    read only when the first could not be, since it was lost or torn."""
     VARIANT = "variant"
     """Known with other pixels or in another study: the first stands, this one is kept aside and flagged."""
 
@@ -104,25 +106,11 @@ def record(
     """
     role = _role(session, received)
     if not _add(session, received, role):
-        return _record_known(session, received, holds)
+        return _record_known(session, received, settle_s, holds)
     retention.spare(session, [received.path])
     if role is not Role.IMAGE:
         return Record(Recorded(role.value), received.path, ring=False)
-    session.execute(
-        update(Study)
-        .where(Study.study_uid == received.study_uid)
-        .values(state=StudyState.RECEIVED, last_received_at=now(), prepared_removed_at=None)
-    )
-    study = session.get_one(Study, received.study_uid)
-    ring = jobs.want(
-        session,
-        PREPARE,
-        received.study_uid,
-        study_uid=received.study_uid,
-        due_in_s=settle_s,
-        urgent=study.urgent,
-    )
-    return Record(Recorded.NEW, received.path, ring, study.urgent)
+    return _to_be_read(session, Recorded.NEW, received.study_uid, received.path, settle_s)
 
 
 def images(session: Session, study_uid: str) -> list[Instance]:
@@ -189,6 +177,17 @@ def find(session: Session, text: str) -> list[Study]:
 def flagged(session: Session) -> int:
     """How many objects came under a known UID with other pixels, or in another study."""
     return session.scalar(select(func.count()).select_from(Variant)) or 0
+
+
+def _to_be_read(session: Session, kind: Recorded, study_uid: str, path: str, settle_s: float) -> Record:
+    session.execute(
+        update(Study)
+        .where(Study.study_uid == study_uid)
+        .values(state=StudyState.RECEIVED, last_received_at=now(), prepared_removed_at=None)
+    )
+    urgent = session.get_one(Study, study_uid).urgent
+    ring = jobs.want(session, PREPARE, study_uid, study_uid=study_uid, due_in_s=settle_s, urgent=urgent)
+    return Record(kind, path, ring, urgent)
 
 
 def _role(session: Session, received: Received) -> Role:
@@ -259,11 +258,13 @@ def _insert(session: Session, table: type[Series] | type[Instance] | type[Varian
     return session.execute(statement).one_or_none() is not None
 
 
-def _record_known(session: Session, received: Received, holds: Callable[[str, int], bool]) -> Record:
+def _record_known(
+    session: Session, received: Received, settle_s: float, holds: Callable[[str, int], bool]
+) -> Record:
     known = _locked(session, received.uid)
     if _are_alike(known, received):
         is_kept = known.removed_at is None and holds(known.path, known.size_bytes)
-        return _record_alike(session, known, received, is_kept=is_kept)
+        return _record_alike(session, known, received, settle_s, is_kept=is_kept)
     _insert(
         session,
         Variant,
@@ -291,9 +292,19 @@ def _locked(session: Session, uid: str) -> Instance:
     return known
 
 
-def _record_alike(session: Session, known: Instance, received: Received, *, is_kept: bool) -> Record:
-    if is_kept:
-        return Record(Recorded.DUPLICATE, known.path, ring=False)
+def _record_alike(
+    session: Session, known: Instance, received: Received, settle_s: float, *, is_kept: bool
+) -> Record:
+    was_bad = known.broken and known.removed_at is None and not is_kept
+    if not is_kept:
+        _replace_file(session, known, received)
+    if was_bad or known.not_assessed_because == FILE_LOST:  # the same bytes lie where the lost ones lay
+        known.prepared, known.broken, known.not_assessed_because = False, False, None
+        return _to_be_read(session, Recorded.AGAIN, known.study_uid, known.path, settle_s)
+    return Record(Recorded.DUPLICATE if is_kept else Recorded.AGAIN, known.path, ring=False)
+
+
+def _replace_file(session: Session, known: Instance, received: Received) -> None:
     if known.removed_at is None and known.path != received.path:
         retention.discard(session, known.path)  # what is left of it
     retention.spare(session, [received.path])
@@ -305,7 +316,6 @@ def _record_alike(session: Session, known: Instance, received: Received, *, is_k
         .where(Study.study_uid == known.study_uid)
         .values(last_received_at=now(), files_removed_at=None)
     )
-    return Record(Recorded.AGAIN, known.path, ring=False)
 
 
 def _are_alike(known: Instance, received: Received) -> bool:

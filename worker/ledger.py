@@ -104,7 +104,7 @@ class _Line:
     @property
     def because(self) -> str:
         if self.missing:
-            return "never received"
+            return "never received, or lost here: `hilum show` tells" if self.held else "never received"
         if self.held is None:
             return "`hilum studies --flagged` names it"
         if JobState.CANCELLED in self.held.work:

@@ -1,21 +1,26 @@
 """Prepare: decide which images may be read, and make the network's input and a display image of those."""
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import cache
 
+from sqlalchemy.orm import Session
+
 from db import jobs, retention, studies
 from db.jobs import Claim
 from db.session import transaction
-from db.studies import Preparation
+from db.studies import FILE_LOST, Preparation
 from db.tables import Instance, StudyState
 from db.work import Bell, work_on
 from hilum.eligibility import RADIOGRAPHS
-from hilum.errors import Undecodable
+from hilum.errors import MachineAtFault, Undecodable
 from hilum.queue import CLASSIFY, PREPARE, REPORT, app
 from hilum.settings import settings
 from hilum.store import PREPARED, Store
 from worker.decoder import Decoder
+
+log = logging.getLogger(__name__)
 
 
 @app.task(name=PREPARE)
@@ -34,6 +39,7 @@ def _prepare(claim: Claim) -> Sequence[Bell]:
     done = [_prepared(image) for image in images]
     with transaction() as session:
         jobs.lock_study(session, claim.subject)
+        _require_still_lost(session, done)
         studies.save_preparations(session, done)
         kind = _next([image for image in studies.images(session, claim.subject) if image.prepared])
         bells = []
@@ -50,8 +56,8 @@ def _prepare(claim: Claim) -> Sequence[Bell]:
 
 
 def _is_to_be_prepared(image: Instance) -> bool:
-    """Whether it is not, and its file is there: not removed because of its age."""
-    return not image.prepared and image.removed_at is None
+    """Whether it is not, or was lost then, and its file was not removed because of its age."""
+    return image.removed_at is None and (not image.prepared or image.not_assessed_because == FILE_LOST)
 
 
 def _folder_name(image: Instance) -> str:
@@ -65,6 +71,11 @@ def _prepared(image: Instance) -> Preparation:
         result = _decoder(os.getpid()).prepare(store.path(image.path), store.path(folder))
     except Undecodable as error:
         return Preparation(image.uid, image.view, not_assessed_because=str(error), broken=True)
+    except FileNotFoundError:
+        if not store.lacks(image.path):
+            raise
+        log.error("the file of %s is missing: %s", image.uid, store.path(image.path))
+        return Preparation(image.uid, image.view, not_assessed_because=FILE_LOST, broken=True)
     if result.not_assessed_because is not None:
         return Preparation(
             image.uid,
@@ -73,6 +84,16 @@ def _prepared(image: Instance) -> Preparation:
             not_assessed_because=result.not_assessed_because,
         )
     return Preparation(image.uid, result.view, prepared_path=folder, pixel_hash=result.pixel_hash)
+
+
+def _require_still_lost(session: Session, done: Sequence[Preparation]) -> None:
+    """Raise MachineAtFault, to begin anew, when a lost file has come again meanwhile."""
+    store = Store(settings().store)
+    for each in done:
+        if each.not_assessed_because != FILE_LOST:
+            continue
+        if not store.lacks(session.get_one(Instance, each.uid).path):
+            raise MachineAtFault(f"the file of {each.uid} was missing, and has come again")
 
 
 def _remove_folders(done: Sequence[Preparation]) -> None:

@@ -1,18 +1,20 @@
 """Preparing a study: what follows from its images, and what stays on disk of those that are not read."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from db import jobs, studies
+from console.doctor import examine
+from db import jobs, ledger, studies
 from db.session import transaction
-from db.studies import Preparation
+from db.studies import FILE_LOST, Preparation, Recorded
 from db.tables import Instance, JobState, Study, StudyState
 from hilum.phantom import phantom
-from hilum.queue import PREPARE
+from hilum.queue import CLASSIFY, PREPARE
 from hilum.settings import settings
 from hilum.store import INSTANCES, PREPARED, Store
 from tests.peers.studies import RECEIVED, claim, job, receive
@@ -70,3 +72,58 @@ def test_of_an_image_that_is_not_read_nothing_prepared_stays(
         [image] = studies.images(session, STUDY)
     assert image.not_assessed_because
     assert not folder.exists()
+
+
+def test_an_image_whose_file_is_lost_holds_up_no_other_and_is_read_once_it_comes_again(
+    database_url: str, tmp_path: Path
+) -> None:
+    store = Store(settings().store)
+    paths = {}
+    for number in (1, 2):
+        ds = phantom(number, "Normal", rows=300, columns=280, study_uid=STUDY)
+        ds.save_as(tmp_path / "sent.dcm", enforce_file_format=True)
+        paths[ds.SOPInstanceUID] = store.place(tmp_path / "sent.dcm", INSTANCES, ds.SOPInstanceUID)
+        receive(uid=ds.SOPInstanceUID, path=paths[ds.SOPInstanceUID])
+    lost, path = next(iter(paths.items()))
+    content = store.path(path).read_bytes()
+    store.path(path).unlink()
+    store.root.rename(tmp_path / "away")
+    prepare.prepare_study(STUDY)
+    assert (job(PREPARE, STUDY).state, job(PREPARE, STUDY).attempts) == (JobState.WAITING, 0)
+    shutil.rmtree(store.root)  # what was made in the place of a store that is not mounted
+    (tmp_path / "away").rename(store.root)
+    _prepare_now()
+    with transaction() as session:
+        told = {image.uid: image.not_assessed_because for image in studies.images(session, STUDY)}
+        assert ledger.known(session, paths) == paths.keys() - {lost}
+    [check] = [check for check in examine() if check.name == "missing files"]
+    assert check.found == f"the files of 1 image are missing: of study {STUDY}"
+    assert told == dict.fromkeys(paths) | {lost: FILE_LOST}
+    assert job(PREPARE, STUDY).state == JobState.DONE
+    assert job(CLASSIFY, STUDY).state == JobState.WAITING
+    store.path(path).write_bytes(content)
+    record = receive(uid=lost, path=path)
+    assert (record.kind, record.ring) == (Recorded.AGAIN, True)
+    _prepare_now()
+    with transaction() as session:
+        assert all(image.prepared_path for image in studies.images(session, STUDY))
+
+
+def _prepare_now() -> None:
+    with transaction() as session:
+        jobs.hurry(session, PREPARE, [STUDY])
+    prepare.prepare_study(STUDY)
+    assert job(PREPARE, STUDY).error is None
+
+
+def test_a_lost_file_that_comes_again_just_then_is_not_taken_for_lost(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Store(settings().store).write(b"a radiograph", INSTANCES, "1.2.3")
+    receive(uid="1.2.3", path=path)
+    lost = Preparation("1.2.3", not_assessed_because=FILE_LOST, broken=True)
+    monkeypatch.setattr(prepare, "_prepared", lambda image: lost)
+    prepare.prepare_study(STUDY)
+    assert job(PREPARE, STUDY).state == JobState.WAITING
+    with transaction() as session:
+        assert not session.get_one(Instance, "1.2.3").broken
