@@ -40,13 +40,16 @@ def held_table(found: Sequence[Study]) -> Table:
     return made
 
 
-def failed_table(found: Sequence[tuple[Study, Job]]) -> Table:
+def failed_table(found: Sequence[tuple[Study | None, Job]]) -> Table:
     """A line per piece of work that has failed or is quarantined, and why."""
     made = _of_studies("received", "patient id", "accession", "work", "error")
     for study, job in found:
-        work = f"{job.kind}, {job.state}"
+        if study is None:
+            work = f"{job.kind} {job.subject}, {job.state}"
+            add(made, _moment(job.created_at), "", "", work, job.error or "", "")
+            continue
         who = (_moment(study.last_received_at), study.patient_id, study.accession_number)
-        add(made, *who, work, job.error or "", study.study_uid)
+        add(made, *who, f"{job.kind}, {job.state}", job.error or "", study.study_uid)
     return made
 
 

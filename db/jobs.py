@@ -248,9 +248,13 @@ def hurry(session: Session, kind: str, subjects: Sequence[str] | Select[str]) ->
     return [(row.kind, row.subject, row.urgent) for row in session.execute(hurried)]
 
 
-def replay(session: Session, study_uid: str) -> list[tuple[str, str, bool]]:
-    """Do a study's failed, quarantined and cancelled work again; return (kind, subject, urgent) to ring."""
-    lock_study(session, study_uid)
+def replay(session: Session, study_uid: str | None) -> list[tuple[str, str, bool]]:
+    """Do a study's failed, quarantined and cancelled work again; return (kind, subject, urgent) to ring.
+
+    With None that of no study.
+    """
+    if study_uid is not None:
+        lock_study(session, study_uid)
     again = (
         update(Job)
         .where(

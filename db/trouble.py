@@ -9,18 +9,19 @@ from db.tables import Instance, Job, JobState, Study, Variant
 _FAILED = (JobState.FAILED, JobState.QUARANTINED)
 
 
-def failed(session: Session, *, most: int) -> list[tuple[Study, Job]]:
-    """Studies with failed or quarantined work and each such piece of it, what was received last first."""
-    query = select(Study, Job).join(Job).where(Job.state.in_(_FAILED))
-    rows = session.execute(query.order_by(Study.last_received_at.desc(), Job.id).limit(most))
+def failed(session: Session, *, most: int) -> list[tuple[Study | None, Job]]:
+    """Each piece of failed or quarantined work with its study, if it is of one; what came last first."""
+    query = select(Study, Job).select_from(Job).outerjoin(Study).where(Job.state.in_(_FAILED))
+    came_at = func.coalesce(Study.last_received_at, Job.created_at)
+    rows = session.execute(query.order_by(came_at.desc(), Job.id).limit(most))
     return [(row[0], row[1]) for row in rows]
 
 
-def failed_studies(session: Session) -> list[str]:
-    """The UIDs of all studies with failed or quarantined work, what was received first first."""
-    some = select(Job.study_uid).where(Job.state.in_(_FAILED))
-    query = select(Study.study_uid).where(Study.study_uid.in_(some)).order_by(Study.last_received_at)
-    return list(session.scalars(query))
+def failed_studies(session: Session) -> list[str | None]:
+    """The UIDs of all studies with failed or quarantined work, what came first first; None: of no study."""
+    came_at = func.min(func.coalesce(Study.last_received_at, Job.created_at))
+    query = select(Job.study_uid).select_from(Job).outerjoin(Study).where(Job.state.in_(_FAILED))
+    return list(session.scalars(query.group_by(Job.study_uid).order_by(came_at)))
 
 
 def lost_images(session: Session) -> tuple[int, list[str]]:

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -132,7 +133,7 @@ def replay(
         typer.Argument(metavar="[STUDY]...", help="Study Instance UID, accession number or patient id"),
     ] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="all studies that `hilum studies --failed` lists")
+        bool, typer.Option("--failed", help="all work that `hilum studies --failed` lists")
     ] = False,
 ) -> None:
     """Do studies' failed, quarantined or cancelled work again, once its cause is mended."""
@@ -140,13 +141,14 @@ def replay(
     if bool(studies) == failed:
         raise typer.BadParameter("name studies, or say --failed", param_hint="STUDY")
     with transaction() as session:
-        study_uids = (
+        study_uids: Sequence[str | None] = (
             db.trouble.failed_studies(session)
             if failed
             else [one_study(session, text) for text in studies or ()]
         )
     for study_uid in study_uids:
-        out.print(f"{study_uid}: to be done again: {_replayed(study_uid) or 'nothing had failed'}")
+        name = study_uid or "work of no study"
+        out.print(f"{name}: to be done again: {_replayed(study_uid) or 'nothing had failed'}")
     if not study_uids:
         out.print("nothing has failed")
 
@@ -164,8 +166,8 @@ def cancel(study: Study) -> None:
     out.print(f"cancelled: {count} {'piece' if count == 1 else 'pieces'} of work")
 
 
-def _replayed(study_uid: str) -> str:
-    """The kinds of work of a study that are to be done again, told to the workers and the audit."""
+def _replayed(study_uid: str | None) -> str:
+    """The kinds of work of a study, or of none, to be done again, told to the workers and the audit."""
     with transaction() as session:
         bells = db.jobs.replay(session, study_uid)
         detail = ", ".join(kind for kind, _, _ in bells)

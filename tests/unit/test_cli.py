@@ -21,7 +21,7 @@ from db.schema import upgrade
 from db.session import transaction
 from db.tables import Audit, JobState, Variant
 from hilum.errors import SettingsError
-from hilum.queue import CLASSIFY, PREPARE
+from hilum.queue import CLASSIFY, COMMIT, PREPARE
 from hilum.settings import Settings
 from tests.conftest import ROOT, SettingsChange
 from tests.peers.broker import Broker
@@ -287,6 +287,19 @@ def test_all_that_failed_is_done_again_and_the_audit_has_each(database_url: str)
     with transaction() as session:
         assert {note.study_uid for note in session.scalars(select(Audit))} == set(uids[:2])
     assert "nothing has failed" in run("replay", "--failed")[1]
+
+
+def test_failed_work_of_no_study_is_listed_and_done_again_like_any_other(database_url: str) -> None:
+    with transaction() as session:
+        jobs.want(session, COMMIT, "7", study_uid=None)
+        claim = jobs.claim(session, COMMIT, "7", lease_s=30)
+        assert claim is not None
+        jobs.give_up(session, claim, because="MODALITY refuses the report")
+    text = " ".join(run("studies", "--failed")[1].split())
+    assert f"{COMMIT} 7, failed" in text and "MODALITY refuses the report" in text
+    assert f"work of no study: to be done again: {COMMIT}" in run("replay", "--failed")[1]
+    with transaction() as session:
+        assert jobs.due(session, [COMMIT]) == 1
 
 
 def test_several_studies_are_done_again_at_once(database_url: str) -> None:
