@@ -100,11 +100,12 @@ def questions(images: Images) -> dict[str, Question]:
     """
     real = images.sources != PHANTOM
     slices = {POOLED: Question(real, FOUR)} | _honest(images) | {PHANTOMS: Question(~real, FOUR)}
-    slices |= {name: Question(real & chosen, FOUR) for name, chosen in _groups(images).items()}
+    slices |= {name: Question(real & chosen, FOUR) for name, chosen in groups(images).items()}
     return {name: question for name, question in slices.items() if question.chosen.any()}
 
 
-def _groups(images: Images) -> dict[str, NDArray[np.bool_]]:
+def groups(images: Images) -> dict[str, NDArray[np.bool_]]:
+    """Return masks (N,) of a source, a view, a sex, an age, by name; some may be of no image."""
     groups = {f"source {source}": images.sources == source for source in np.unique(images.sources)}
     groups |= {f"view {view}": images.views == view for view in ("PA", "AP")}
     groups |= {f"sex {sex}": images.sexes == sex for sex in ("F", "M")}
