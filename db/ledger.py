@@ -224,7 +224,11 @@ def _is_kept() -> ColumnElement[bool]:
 
 def _is_read() -> ColumnElement[bool]:
     return (
-        select(Finding.id).where(Finding.uid == Instance.uid, Finding.pixel_hash == Instance.pixel_hash)
+        select(Finding.id).where(
+            Finding.uid == Instance.uid,
+            Finding.pixel_hash == Instance.pixel_hash,
+            Finding.shadow.is_(False),
+        )
     ).exists()
 
 

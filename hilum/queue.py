@@ -15,6 +15,7 @@ from kombu.exceptions import ChannelError, OperationalError
 from kombu.transport import redis, virtual
 from redis.exceptions import RedisError
 
+from hilum.kernel import silence_options
 from hilum.process import begin
 from hilum.settings import settings
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 PREPARE = "worker.prepare"
 CLASSIFY = "worker.classify"
+SHADOW = "worker.shadow"
 REPORT = "worker.report"
 DELIVER = "worker.deliver"
 COMMIT = "worker.commit"
@@ -33,6 +35,7 @@ TRAIN = "training.train"
 QUEUES: dict[str, tuple[str, ...]] = {
     PREPARE: ("prepare.urgent", "prepare"),
     CLASSIFY: ("classify.urgent", "classify"),
+    SHADOW: ("classify",),  # rung for only when nothing waits for the champion
     REPORT: ("deliver",),
     DELIVER: ("deliver",),
     COMMIT: ("deliver",),
@@ -43,6 +46,7 @@ QUEUES: dict[str, tuple[str, ...]] = {
 }
 """Kind of work -> its queues; of two, the first is for urgent studies."""
 
+_BROKER_SILENCE_S = 15
 _RETENTION_S = 60.0
 """Seconds between two looks for what is old; each takes a second at most."""
 
@@ -85,9 +89,11 @@ def _configuration() -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_transport_options": {
             "visibility_timeout": 600,
-            "socket_timeout": 10,
+            "socket_timeout": 5,
             "socket_connect_timeout": 5,
-            "health_check_interval": 10,
+            "health_check_interval": 5,
+            "socket_keepalive": True,
+            "socket_keepalive_options": silence_options(_BROKER_SILENCE_S),
             # for whoever rings: one more try at once, since a pooled connection may be a dead one, and no
             # waiting for a broker that is away (kombu would wait 6 s); workers have their own rule above
             "max_retries": 1,
@@ -170,6 +176,16 @@ def ring(kind: str, subject: str, *, urgent: bool = False, countdown_s: float = 
         )
     except (OperationalError, OSError) as error:
         log.warning("the broker does not answer (%s); the sweep will ring for %s later", error, kind)
+        return False
+    return True
+
+
+def tell(command: str) -> bool:
+    """Tell every worker a control command; True when the broker took it."""
+    try:
+        app.control.broadcast(command)
+    except (OperationalError, RedisError, OSError) as error:
+        log.warning("the broker does not answer (%s): workers find out with their next study", error)
         return False
     return True
 

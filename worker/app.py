@@ -3,7 +3,18 @@
 from hilum import control
 from hilum.process import require_settings
 from hilum.queue import app
-from worker import classify, commitment_report, deliver, inspect, ledger, prepare, report, retention, sweep
+from worker import (
+    classify,
+    commitment_report,
+    deliver,
+    inspect,
+    ledger,
+    prepare,
+    report,
+    retention,
+    shadow,
+    sweep,
+)
 
 require_settings()  # Celery would tell it by a traceback
 
@@ -18,5 +29,6 @@ __all__ = [
     "prepare",
     "report",
     "retention",
+    "shadow",
     "sweep",
 ]

@@ -42,7 +42,7 @@ class Batcher:
         self._batch_images = batch_images
         self._restart = restart
         self._failures = 0
-        self._asked: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._held_over: _Asked | None = None
         self._sizes: deque[int] = deque(maxlen=_REMEMBERED)
         self._waits_s: deque[float] = deque(maxlen=_REMEMBERED)
@@ -59,6 +59,10 @@ class Batcher:
             self._asked.put(each)
         return [each.answer.result() for each in asked]
 
+    def close(self) -> None:
+        """End the thread, once nobody asks any more."""
+        self._asked.put(None)
+
     def statistics(self) -> dict[str, float | int]:
         """Sizes of the last batches, and seconds from asking to answer of the last images."""
         sizes, waits_s = list(self._sizes), list(self._waits_s)
@@ -71,15 +75,18 @@ class Batcher:
         }
 
     def _run_for_ever(self) -> None:
-        while True:
-            self._run(self._gather())
+        while (first := self._next()) is not None:
+            self._run(self._gather(first))
 
-    def _gather(self) -> list[_Asked]:
-        batch = [self._next()]
-        while not batch[0].alone and len(batch) < self._batch_images:
+    def _gather(self, first: _Asked) -> list[_Asked]:
+        batch = [first]
+        while not first.alone and len(batch) < self._batch_images:
             try:
                 another = self._asked.get_nowait()
             except queue.Empty:
+                break
+            if another is None:
+                self.close()
                 break
             if another.alone:
                 self._held_over = another
@@ -87,7 +94,8 @@ class Batcher:
             batch.append(another)
         return batch
 
-    def _next(self) -> _Asked:
+    def _next(self) -> _Asked | None:
+        """What is to be read first; None when nothing is any more."""
         held_over, self._held_over = self._held_over, None
         return held_over or self._asked.get()
 

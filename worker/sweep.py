@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 from db import jobs, setback
 from db.session import transaction
 from db.tables import JobState
-from hilum.queue import QUEUES, RETENTION, SWEEP, TRAIN, app, depths, ring
+from hilum.queue import CLASSIFY, QUEUES, RETENTION, SHADOW, SWEEP, TRAIN, app, depths, queue_of, ring
 from hilum.settings import settings
 from hilum.store import Store
 
@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 
 SET_BACK_S = 5.0
 """Seconds by which the database's clock must be set back to be noticed; it is read over a network."""
+
+
+_SHADOWS_AT_ONCE = 20
+"""Studies that are rung for a shadow at one look: what comes for the champion then waits for no more."""
 
 
 class _Watch:
@@ -71,11 +75,22 @@ def _ring_again() -> None:
             rung = jobs.ring_again(session, kinds, most=missing) if missing > 0 else []
         for kind, subject, urgent in rung:
             ring(kind, subject, urgent=urgent)
+    _ring_for_the_shadow(messages[queue_of(SHADOW)])
+
+
+def _ring_for_the_shadow(messages: int) -> None:
+    """Ring for what a shadow is to read, where nothing waits for the champion."""
+    with transaction() as session:
+        if jobs.due(session, [CLASSIFY]) or messages >= _SHADOWS_AT_ONCE:
+            return
+        rung = jobs.ring_again(session, [SHADOW], most=_SHADOWS_AT_ONCE - messages)
+    for kind, subject, urgent in rung:
+        ring(kind, subject, urgent=urgent)
 
 
 def _kinds_by_queues() -> dict[tuple[str, ...], list[str]]:
     grouped: dict[tuple[str, ...], list[str]] = {}
     for kind, queues in QUEUES.items():
-        if kind not in (SWEEP, RETENTION, TRAIN):  # these have no jobs of a study behind them
+        if kind not in (SHADOW, SWEEP, RETENTION, TRAIN):  # no jobs of a study, or none that are urgent
             grouped.setdefault(queues, []).append(kind)
     return grouped

@@ -25,6 +25,7 @@ from hilum.strangeness import LIMIT
 from tests.conftest import SettingsChange
 from tests.peers.studies import RECEIVED, claim, receive
 from worker import classify, prepare, reader, report
+from worker.appearance import SIGNS
 
 # the SQL is tried on every database elsewhere; here it is the steps that matter
 sqlite = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
@@ -35,7 +36,9 @@ BECAUSE = "it does not look like a frontal chest radiograph to the network"
 
 @pytest.fixture(autouse=True)
 def _no_decoder_and_no_network_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(reader, "_loaded", None)
+    fresh = reader.Readers()
+    monkeypatch.setattr(reader, "readers", fresh)
+    monkeypatch.setattr(classify, "readers", fresh)
     yield
     prepare._decoder(os.getpid()).close()
     prepare._decoder.cache_clear()
@@ -50,7 +53,9 @@ def test_a_radiograph_that_lies_upside_down_or_is_inverted_is_not_assessed(
     _work()
     assert _why() == {chest: None, upside_down: BECAUSE, inverted: BECAUSE}
     with transaction() as session:
-        assert findings.of_study(session, STUDY).keys() == {chest, upside_down, inverted}
+        found = findings.of_study(session, STUDY)
+        assert found.keys() == {chest, upside_down, inverted}
+        assert all((each.statistics or {}).keys() == SIGNS.keys() for each in found.values())
         newest = reports.latest(session, STUDY)
         assert newest is not None
         assert sorted(each.kind for each in newest.objects) == [ObjectKind.SC, ObjectKind.SR]

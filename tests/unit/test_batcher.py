@@ -13,7 +13,7 @@ from hilum.network import Artefact
 from tests.conftest import SettingsChange
 from tests.peers.helpers import wait_for
 from worker.batcher import Batcher
-from worker.reader import reader
+from worker.reader import Readers
 
 Images = NDArray[np.uint8]
 
@@ -142,6 +142,6 @@ def test_an_engine_that_does_not_start_is_the_machines_fault(
 
     hilum_env()
     monkeypatch.setattr("worker.reader.choose_engine", choose)
-    monkeypatch.setattr("worker.reader.load_artefact", lambda folder: None)
-    with pytest.raises(MachineAtFault, match="out of memory"):
-        reader()
+    monkeypatch.setattr("worker.reader.artefacts.kept", lambda store, digest: None)
+    with pytest.raises(MachineAtFault, match="out of memory"), Readers().reading("a" * 64):
+        pass

@@ -7,9 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from hilum import artefacts
 from hilum.engine import INT8_GRAPH, OpenVinoEngine, choose_engine, named_engine, openvino_core
 from hilum.errors import NetworkError
 from hilum.network import Artefact, features, head_of, load_artefact, normalise, pooled
+from hilum.settings import settings
+from hilum.store import Store
 from tests.conftest import SettingsChange
 from tests.unit.artefacts import random_network, saved, untrained
 from training import data, quantise
@@ -141,15 +144,14 @@ def test_an_altered_int8_graph_is_refused(int8: Artefact, tmp_path: Path) -> Non
         load_artefact(artefact.folder)
 
 
-def test_the_setting_has_the_worker_read_in_int8(
-    int8: Artefact, hilum_env: SettingsChange, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from worker import inspect, reader
+def test_the_setting_has_the_worker_read_in_int8(int8: Artefact, hilum_env: SettingsChange) -> None:
+    from worker import reader
 
-    monkeypatch.setattr(reader, "_loaded", None)
-    hilum_env(network_dir=int8.folder, device="cpu", precision="int8")
-    assert isinstance(reader.reader().batcher.engine, OpenVinoEngine)
-    assert inspect.network(None)["precision"] == "int8"
+    hilum_env(device="cpu", precision="int8")
+    artefacts.keep(Store(settings().store), int8.folder)
+    with reader.Readers().reading(int8.digest) as reading:
+        assert isinstance(reading.batcher.engine, OpenVinoEngine)
+        assert reading.about()["precision"] == "int8"
 
 
 def test_a_backbone_with_depthwise_convolutions_can_be_quantised(
