@@ -501,9 +501,11 @@ class Verdict(Base):
     author: Mapped[str] = mapped_column(String(128))
     source: Mapped[str] = mapped_column(String(32))
     comment: Mapped[str] = mapped_column(Text, default="")
-    supersedes: Mapped[int | None] = mapped_column(ForeignKey("verdicts.id"))
+    supersedes: Mapped[int | None] = mapped_column(ForeignKey("verdicts.id"), index=True)
     origin: Mapped[str | None] = mapped_column(String(64))
     """What brought it, so that it is not brought twice: an object's UID, or a line's digest."""
+    said_at: Mapped[datetime | None]
+    """When the person said so, where that is known apart from when it came."""
     created_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
 
     __table_args__ = (Index(None, "uid", "origin", unique=True),)

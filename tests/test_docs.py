@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from console.cli import app
 from db.tables import DeliveryState, JobState, StudyState
 from dicom_listener import status
+from hilum.labels import FINDING_CODES
 from hilum.radiograph import decodable_transfer_syntaxes
 from hilum.settings import Destination, Sender, Settings
-from worker.results import FINDING_CODES
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from db.session import transaction
 from db.verdicts import Labelled, labelled_images
 from hilum.errors import HilumError
+from hilum.labels import label_of
 from hilum.network import LABELS
 from hilum.settings import settings
 from hilum.store import Store
@@ -236,9 +237,9 @@ def _of_verdict(store: Store, labelled: Labelled) -> Entry | str:
 
 
 def _label(name: str) -> int | None:
-    """The label of a class or folder, however it is written: COVID-19, covid19, Covid_19; None for none."""
-    plain = [re.sub(r"[^a-z0-9]", "", each.lower()) for each in (name, *LABELS)]
-    return plain.index(plain[0], 1) - 1 if plain[0] in plain[1:] else None
+    """The label of a class or folder as an index; None when it is none."""
+    label = label_of(name)
+    return None if label is None else LABELS.index(label)
 
 
 def _view(said: str) -> str:

@@ -5,18 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code
-
-LOCAL_SCHEME = "99HILUM"
-"""Coding scheme of the codes that are ours; private designators begin with 99 (PS3.16 section 8)."""
-
-FINDING_CODES: Mapping[str, Code] = {
-    "Normal": Code("17621005", "SCT", "Normal"),
-    "Pneumonia": Code("233604007", "SCT", "Pneumonia"),
-    "COVID-19": Code("840539006", "SCT", "COVID-19"),
-    "Other": Code("OTHER", LOCAL_SCHEME, "Other abnormality"),
-}
-"""The code that says each of the network's labels; "Other" is abnormal and must never read as normal."""
 
 
 @dataclass(frozen=True)
