@@ -89,3 +89,8 @@ def test_the_example_configuration_is_a_valid_one(
     monkeypatch.setenv(CONFIG_VARIABLE, str(ROOT / "deploy" / "hilum.example.toml"))
     settings.cache_clear()
     assert [place.name for place in settings().destinations_of("EMERGENCY")] == ["archive"]
+
+
+def test_the_image_has_the_servers_own_programs_for_backups() -> None:
+    [server] = re.findall(r"image: postgres:(\d+)", (ROOT / BASE).read_text())
+    assert f"postgresql-client-{server} " in (ROOT / "deploy" / "Dockerfile").read_text()
