@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +66,8 @@ class Outcome:
     copied: int
     copied_bytes: int
     missing: Sequence[str]
+    damaged: Sequence[str] = ()
+    """What is wrong with former points, so that more was copied than is new."""
 
     def words(self) -> str:
         """All but what is missing, in a line."""
@@ -136,16 +138,19 @@ def restore(ours: Settings, folder: Path) -> Outcome:
     Raises
     ------
     BackupError
-        When something is there already, or the backup is damaged: then nothing is left of what was copied.
+        When something is there already, or the backup is damaged.
     DumpFailed
         When the database does not take it.
+
+    Nothing is left of what was copied then, so that it can be tried again.
     """
     os.umask(OWNER_ALONE)
     point = _point(folder)
     with locked(ours.data_dir):
         _require_fitting(ours, point)
-        copied = _put_files(point, Store(ours.store))
-        backups.put_back(ours.database, point / _manifest(point)["database"])
+        with _all_or_nothing(point, Store(ours.store)) as store:
+            copied = _put_files(point, store)
+            backups.put_back(ours.database, point / _manifest(point)["database"])
         schema.upgrade(ours.database)
         with transaction() as session:
             backups.settle(session)
@@ -160,10 +165,10 @@ def restore(ours: Settings, folder: Path) -> Outcome:
 def keep_newest(folder: Path, count: int) -> int:
     """Remove all but so many points of a backup, and the files that only these had; how many points."""
     with _alone(folder):
-        old = _points(folder)[:-count]
+        old, kept = _points(folder)[:-count], _points(folder)[-count:]
+        wanted = {entry.sha256 for point in kept for entry in _listed(point)}
         for point in old:
             shutil.rmtree(point)
-        wanted = {entry.sha256 for point in _points(folder) for entry in _listed(point)}
         for file in (folder / _POOL).glob("*/*"):
             if file.name not in wanted:
                 file.unlink()
@@ -215,8 +220,7 @@ def _make_point(ours: Settings, folder: Path) -> Outcome:
     name = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%fZ")
     aside = points / f"{name}{_PART}"
     aside.mkdir(parents=True)
-    former = _points(folder)
-    known = {entry.path: entry for entry in _listed(former[-1])} if former else {}
+    known, damaged = _known(folder)
     copies = _Copies(Store(ours.store), folder / _POOL, known)
     with backups.snapshot(ours.database, aside) as snapshot:
         entries = copies.of(snapshot)
@@ -228,7 +232,19 @@ def _make_point(ours: Settings, folder: Path) -> Outcome:
     aside.rename(points / name)
     fsync(points)
     size_bytes = sum(entry.size_bytes for entry in entries)
-    return Outcome(points / name, len(entries), size_bytes, copies.count, copies.size_bytes, copies.missing)
+    made = (copies.count, copies.size_bytes, copies.missing, damaged)
+    return Outcome(points / name, len(entries), size_bytes, *made)
+
+
+def _known(folder: Path) -> tuple[dict[str, Entry], list[str]]:
+    """The files of the newest point whose list is whole, by path, and what is wrong with newer ones."""
+    damaged: list[str] = []
+    for point in reversed(_points(folder)):
+        try:
+            return {entry.path: entry for entry in _listed(point)}, damaged
+        except BackupError as error:
+            damaged.append(str(error))
+    return {}, damaged
 
 
 class _Copies:
@@ -248,7 +264,13 @@ class _Copies:
                     entries.append(self._entry(each))
                 except FileNotFoundError:
                     self.missing.append(each)
-        return entries
+        return entries + list(self._lost())
+
+    def _lost(self) -> Iterator[Entry]:
+        """What no row names, and may be the only copy; a person may take it away at any time."""
+        for file in sorted(self._store.lost.rglob("*")):
+            with suppress(FileNotFoundError, IsADirectoryError):
+                yield self._entry(str(file.relative_to(self._store.root)))
 
     def _files(self, folder: str) -> list[str]:
         found = [file for file in self._store.path(folder).glob("*") if not file.name.endswith(".aside")]
@@ -314,7 +336,7 @@ def _write_manifest(
 
 
 def _put_files(point: Path, store: Store) -> list[Entry]:
-    """Copy a point's files into an empty store; of a damaged backup nothing stays there."""
+    """Copy a point's files into an empty store, and check them on their way."""
     entries = _listed(point)
     damaged = [
         f"{_pooled(point, entry)}, which is {entry.path} of the store"
@@ -322,11 +344,20 @@ def _put_files(point: Path, store: Store) -> list[Entry]:
         if not _put(_pooled(point, entry), store.path(entry.path), entry)
     ]
     if damaged:
-        for kind in {entry.path.partition("/")[0] for entry in entries}:
-            shutil.rmtree(store.path(kind), ignore_errors=True)
         raise BackupError(_damaged(damaged))
     os.sync()
     return entries
+
+
+@contextmanager
+def _all_or_nothing(point: Path, empty: Store) -> Iterator[Store]:
+    """A store into which a point's files are put, and that is empty again when something fails."""
+    try:
+        yield empty
+    except BaseException:
+        for kind in {entry.path.partition("/")[0] for entry in _listed(point)}:
+            shutil.rmtree(empty.path(kind), ignore_errors=True)
+        raise
 
 
 def _put(source: Path, target: Path, entry: Entry) -> bool:
@@ -362,6 +393,10 @@ def _damaged_point(point: Path) -> list[str]:
 
 def _damaged(files: Sequence[str]) -> str:
     return "\n".join(["the backup is damaged; nothing was restored:", *first(files)])
+
+
+def _damaged_list(file: Path) -> str:
+    return f"{file} is damaged: its point cannot be restored, remove it and name another"
 
 
 def first(lines: Sequence[str]) -> list[str]:
@@ -405,10 +440,13 @@ def _manifest(point: Path) -> dict[str, Any]:
         said = json.loads((point / MANIFEST).read_text(encoding="utf-8"))
         return {name: said[name] for name in _SAID}
     except (ValueError, KeyError, TypeError) as error:
-        raise BackupError(_damaged([str(point / MANIFEST)])) from error
+        raise BackupError(_damaged_list(point / MANIFEST)) from error
 
 
 def _listed(point: Path) -> list[Entry]:
+    """The files of a point; raises BackupError when their list is damaged."""
+    if _sha256(point / LIST) != _manifest(point)["sha256"].get(LIST):
+        raise BackupError(_damaged_list(point / LIST))
     with (point / LIST).open(newline="", encoding="utf-8") as lines:
         return [
             Entry(row["path"], int(row["size_bytes"]), int(row["mtime_ns"]), row["sha256"])

@@ -12,9 +12,10 @@ from pathlib import Path
 from sqlalchemy import (
     URL,
     Connection,
+    MetaData,
+    Table,
     create_engine,
     func,
-    inspect,
     literal,
     make_url,
     select,
@@ -26,10 +27,15 @@ from sqlalchemy.orm import Session
 
 from db.clock import from_now, now
 from db.session import engine
-from db.tables import Backup, Instance, Job, JobState, Report, ReportObject, Variant
+from db.tables import Backup, Base, Instance, Job, JobState, NetworkVersion, Report, ReportObject, Variant
+from db.tables import Snapshot as LabelledImages
 from hilum.errors import HilumError, SettingsError
 
 _ROWS_AT_ONCE = 10_000
+_VERSION = "alembic_version"
+_OLD = (
+    "if it is older than the server: install PostgreSQL's client (postgresql-client) of the server's version"
+)
 
 
 class DumpFailed(HilumError):
@@ -106,18 +112,26 @@ def named_files(connection: Connection) -> Iterator[tuple[str, bool]]:
         select(Variant.path, file),
         select(ReportObject.path, file).join(Report, ReportObject.report_id == Report.id).where(rendered),
         select(Instance.prepared_path, folder).where(Instance.prepared, Instance.prepared_path != ""),
+        select(LabelledImages.path, file),
+        select(NetworkVersion.path, folder).where(NetworkVersion.path != ""),
     )
     for row in connection.execute(named, execution_options={"yield_per": _ROWS_AT_ONCE}):
         yield row[0], row[1]
 
 
 def is_empty(url: str) -> bool:
-    """Whether nothing is in this database, so that a backup may be put into it."""
+    """Whether nothing is in this database, or tables of ours alone in which nothing is."""
     file = make_url(url).database
     if kind(url) == "sqlite" and not Path(str(file)).exists():
         return True
     with engine(url).connect() as connection:
-        return not inspect(connection).get_table_names()
+        tables = _tables(connection)
+        ours = {*Base.metadata.tables, _VERSION}
+        return tables.keys() <= ours and not any(
+            connection.scalar(select(literal(1)).select_from(table).limit(1))
+            for name, table in tables.items()
+            if name != _VERSION
+        )
 
 
 def put_back(url: str, file: Path) -> None:
@@ -127,9 +141,11 @@ def put_back(url: str, file: Path) -> None:
     """
     if kind(url) == "sqlite":
         _put_back_sqlite(url, file)
-    else:
-        whole = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
-        _run("pg_restore", make_url(url), *whole, str(file))
+        return
+    with engine(url).begin() as connection:  # the dump makes the tables that it was made of
+        MetaData().drop_all(connection, list(_tables(connection).values()))
+    whole = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
+    _run("pg_restore", make_url(url), *whole, str(file))
 
 
 def settle(session: Session) -> None:
@@ -137,6 +153,13 @@ def settle(session: Session) -> None:
     at_work = update(Job).where(Job.state == JobState.WAITING)
     session.execute(at_work.values(lease_token=None, lease_until=None, rung_at=None))
     session.execute(update(Backup).values(lease_until=None))
+
+
+def _tables(connection: Connection) -> dict[str, Table]:
+    """What tables there are, by name, whatever version they are of."""
+    there = MetaData()
+    there.reflect(connection)
+    return dict(there.tables)
 
 
 def _while_held(session: Session, number: int, **values: object) -> bool:
@@ -195,7 +218,11 @@ def _run(program: str, url: URL, *arguments: str) -> None:
     address = url.set(drivername="postgresql", password=None).render_as_string()
     secret = {"PGPASSWORD": str(url.password)} if url.password else {}
     ended = subprocess.run(  # noqa: S603 - PostgreSQL's own program, with an address of the settings
-        [found, f"--dbname={address}", *arguments], env=os.environ | secret, capture_output=True, text=True
+        [found, f"--dbname={address}", *arguments],
+        env=os.environ | secret | {"LC_ALL": "C"},
+        capture_output=True,
+        text=True,
     )
     if ended.returncode:
-        raise DumpFailed(f"{program}: {ended.stderr.strip()}")
+        hint = f" ({_OLD})" * ("version" in ended.stderr)
+        raise DumpFailed(f"{program}: {ended.stderr.strip()}{hint}")

@@ -105,12 +105,15 @@ def backup(
     require_a_site()
     made = back_up(settings(), folder)
     out.print(f"{made.point}: {made.words()}", markup=False, highlight=False)
+    for damaged in made.damaged:
+        out.print(damaged, markup=False, highlight=False)
     if keep and not made.missing:
         out.print(f"older points removed: {keep_newest(folder, keep)}")
     for path in made.missing:
         out.print(f"a row names {path}, which is not in the store", markup=False, highlight=False)
     if made.missing:
         out.print("no older point was removed: they may hold what the store has lost")
+    if made.missing or made.damaged:
         raise typer.Exit(1)
 
 

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 from typer.testing import CliRunner
 
 from console import backup, cli
 from console.backup import BackupError, back_up, damages, keep_newest, restore
 from db import audit, backups, jobs, retention, schema
+from db.backups import DumpFailed
 from db.schema import is_current, upgrade
 from db.session import engine, transaction
 from db.tables import Audit, Backup, DeliveryState, Instance, Job, Study, StudyState
@@ -102,7 +103,9 @@ def test_work_that_was_going_on_goes_on_at_once_and_counts_no_death(
     a_kept_image(1)
     assert claim(PREPARE, "1.2.1", lease_s=3600) is not None
     back_up(settings(), tmp_path / "backup")
-    restore(elsewhere(), tmp_path / "backup")
+    ours = elsewhere()
+    upgrade(ours.database)  # as docker-compose does at each start: tables in which nothing is
+    restore(ours, tmp_path / "backup")
     taken = claim(PREPARE, "1.2.1")
     assert taken is not None and taken.deaths == 0
 
@@ -225,6 +228,36 @@ def test_a_damaged_list_or_database_is_named(
         restore(elsewhere(), tmp_path / "backup")
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "files.csv"])
+@LITE
+def test_a_backup_after_a_damaged_one_says_so_and_goes_by_the_one_before(
+    database_url: str, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "backup"
+    a_kept_image(1)
+    back_up(settings(), folder)
+    damaged = back_up(settings(), folder).point / name
+    damaged.write_text("path,size")
+    made = back_up(settings(), folder)
+    assert made.copied == 0 and len(made.damaged) == 1 and str(damaged) in made.damaged[0]
+    with pytest.raises(BackupError, match=name):
+        keep_newest(folder, 2)
+    assert len(list((folder / "points").iterdir())) == 3, "what a damaged list names is not known"
+    assert keep_newest(folder, 1) == 2 and damages(folder) == []
+
+
+@LITE
+def test_received_files_that_wait_for_a_person_are_in_it(
+    database_url: str, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    a_kept_image(1)
+    Store(settings().store).lose(Store(settings().store).write(b"the only copy", INSTANCES, "9"))
+    assert back_up(settings(), tmp_path / "backup").files == 2
+    assert back_up(settings(), tmp_path / "backup").copied == 0
+    restore(elsewhere(), tmp_path / "backup")
+    assert Store(settings().store).lost_files() == 1
+
+
 @LITE
 def test_a_backup_goes_into_no_place_that_holds_anything(
     database_url: str, elsewhere: Elsewhere, tmp_path: Path
@@ -239,6 +272,8 @@ def test_a_backup_goes_into_no_place_that_holds_anything(
         restore(ours, tmp_path / "backup")
     Store(ours.store).path(left).unlink()
     upgrade(ours.database)
+    with transaction() as session:
+        audit.note(session, actor="ann", action="show")
     with pytest.raises(BackupError, match="database is not empty"):
         restore(ours, tmp_path / "backup")
 
@@ -333,6 +368,39 @@ def test_without_postgresqls_programs_it_says_what_to_install(
         assert session.scalars(select(Backup)).one().lease_until is None, "files may go again"
 
 
+@pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
+def test_a_restore_that_the_database_refuses_can_be_tried_again(
+    database_url: str, elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_kept_image(1)
+    back_up(settings(), tmp_path / "backup")
+    ours = elsewhere()
+    with monkeypatch.context() as changed:
+        replace_program(changed, tmp_path, "pg_restore", "echo no space left >&2; exit 1")
+        with pytest.raises(DumpFailed, match="no space left"):
+            restore(ours, tmp_path / "backup")
+    assert restore(ours, tmp_path / "backup").files == 1
+    assert all(named().values())
+
+
+def test_a_pg_dump_older_than_its_server_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "pg_dump: error: aborting because of server version mismatch"
+    replace_program(monkeypatch, tmp_path, "pg_dump", f"echo '{said}' >&2; exit 1")
+    with pytest.raises(DumpFailed, match=r"postgresql-client\) of the server's version"):
+        backups._run("pg_dump", make_url("postgresql://127.0.0.1/hilum"))
+
+
+def replace_program(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, script: str) -> None:
+    """Put a shell script before one of PostgreSQL's programs."""
+    program = folder / "programs" / name
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+
+
 def test_a_dump_may_take_longer_than_other_transactions_may_be_silent(
     postgres: str, hilum_env: SettingsChange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,11 +408,7 @@ def test_a_dump_may_take_longer_than_other_transactions_may_be_silent(
     upgrade(postgres)
     hilum_env(database_url=postgres)
     a_kept_image(1)
-    slow = tmp_path / "programs" / "pg_dump"
-    slow.parent.mkdir()
-    slow.write_text(f'#!/bin/sh\nsleep 3\nexec {shutil.which("pg_dump")} "$@"\n')
-    slow.chmod(0o700)
-    monkeypatch.setenv("PATH", str(slow.parent), prepend=os.pathsep)
+    replace_program(monkeypatch, tmp_path, "pg_dump", f'sleep 3\nexec {shutil.which("pg_dump")} "$@"')
     made = back_up(settings(), tmp_path / "backup")
     assert (made.files, made.missing) == (1, [])
 
