@@ -381,6 +381,8 @@ class Finding(Base):
     """Whether the network read it as a shadow: such a finding is never reported."""
     statistics: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """Name -> number of the network's input, for drift; empty for findings of before."""
+    engine: Mapped[str] = mapped_column(String(96), default="")
+    """What computed it, in which precision and on what; empty for findings of before."""
     created_at: Mapped[datetime] = mapped_column(server_default=now())
 
     __table_args__ = (UniqueConstraint("uid", "pixel_hash", "network_digest", "preprocessing"),)
@@ -593,6 +595,66 @@ class Alert(Base):
             postgresql_where=ended_at.is_(None),
         ),
     )
+
+
+class DriftReference(Base):
+    """What the images of a sender and view were like at first: what later ones are compared with."""
+
+    __tablename__ = "drift_references"
+
+    sender_ae: Mapped[str] = mapped_column(AeTitle, primary_key=True)
+    view: Mapped[str] = mapped_column(String(16), primary_key=True)
+    network_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """The network that found what is compared; empty: of the images themselves, whoever reads them."""
+    images: Mapped[int] = mapped_column(default=0)
+    values: Mapped[dict[str, Any]]
+    """Name -> what it was in each of these images."""
+    until_finding: Mapped[int] = mapped_column(default=0)
+    """The last finding that it was made of, or that came before it."""
+    began_at: Mapped[datetime] = mapped_column(server_default=now())
+    compared: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """What the last look said: at, images, and of each name its distance; empty before the first."""
+
+
+class DriftHold(Base):
+    """A sender whose studies' results are held back, until a person ends it."""
+
+    __tablename__ = "drift_holds"
+
+    sender_ae: Mapped[str] = mapped_column(AeTitle, primary_key=True)
+    because: Mapped[str] = mapped_column(Words)
+    since: Mapped[datetime] = mapped_column(server_default=now())
+
+
+class ConstancyRun(Base):
+    """One going of the phantoms through the whole chain."""
+
+    __tablename__ = "constancy_runs"
+
+    slot: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """The day it is of, or the moment at which a person asked for it."""
+    studies: Mapped[dict[str, Any]]
+    """Phantom -> the Study Instance UID that it has this time."""
+    began_at: Mapped[datetime] = mapped_column(server_default=now())
+    sent_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    passed: Mapped[bool | None]
+    words: Mapped[str] = mapped_column(Words, default="")
+    """What was wrong; or what was recorded for the first time."""
+    found: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """Phantom -> what was found of it."""
+
+
+class ConstancyRecord(Base):
+    """What a network finds in a phantom, computed by an engine: what it must find each time."""
+
+    __tablename__ = "constancy_records"
+
+    network_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    engine: Mapped[str] = mapped_column(String(96), primary_key=True)
+    phantom: Mapped[str] = mapped_column(String(64), primary_key=True)
+    found: Mapped[dict[str, Any]]
+    recorded_at: Mapped[datetime] = mapped_column(server_default=now())
 
 
 class Audit(Base):
