@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from console import scu
 from console.disk import disk
-from console.exposure import exposures
+from console.exposure import exposures, risks
 from console.ledger import latest
 from console.overview import broker_depths, unheard
 from console.tables import counted
@@ -39,11 +39,13 @@ SOON_DAYS = 14
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at; `remedy` is what to do, empty when all is well."""
+    """One thing looked at; `remedy` is what to do, empty when nothing is wrong."""
 
     name: str
     found: str
     remedy: str = ""
+    is_risk: bool = False
+    """Whether it stands open to others, and only who knows the place can say whether it may."""
 
 
 def examine() -> Iterator[Check]:
@@ -56,6 +58,8 @@ def examine() -> Iterator[Check]:
     yield Check("configuration", f"{config_file() or 'no hilum.toml: defaults'}")
     for found, remedy in exposures(ours):
         yield Check("exposure", found, remedy)
+    for found in risks(ours):
+        yield Check("exposure", found, is_risk=True)
     for check in (_database, _broker, _workers, _store, _decoders, _network):
         yield check(ours)
     yield from _lost(ours)

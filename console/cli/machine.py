@@ -75,7 +75,8 @@ def doctor(
 
     Configuration, database, broker, file store, decoders, network,
     listener, and each destination by C-ECHO. The exit status is 1 when
-    something is wrong.
+    something is wrong (✗); what stands open to others and may be meant
+    so (!) is none of that.
     """
     from console.doctor import examine
 
@@ -83,7 +84,7 @@ def doctor(
     for check in examine():
         checks.append(check)
         if not as_json:
-            mark = "[red]✗" if check.remedy else "[green]✓"
+            mark = "[red]✗" if check.remedy else "[yellow]!" if check.is_risk else "[green]✓"
             out.print(f"{mark}[/] [bold]{escape(check.name)}[/]: {escape(check.found)}", highlight=False)
             if check.remedy:
                 out.print(f"  [yellow]→ {escape(check.remedy)}[/]", highlight=False)

@@ -172,8 +172,16 @@ def test_doctor_says_what_to_do_about_each_fault(hilum_env: SettingsChange, orth
     assert run("doctor")[0] == 1
 
     upgrade(ours.database)
-    hilum_env(destinations=[place], keep_free_mb=0)
-    assert run("doctor")[0] == 0
+    hilum_env(destinations=[place], keep_free_mb=0, broker_password_file=_that_others_can_read())
+    code, text = run("doctor")
+    assert code == 0, "what a hospital may mean so is nothing wrong"
+    assert "! exposure: broker_password_file: others on this machine can read" in " ".join(text.split())
+
+
+def _that_others_can_read() -> str:
+    file = Path("password")
+    file.touch(mode=0o644)
+    return str(file.absolute())
 
 
 def test_doctor_tells_of_received_files_that_no_row_names(hilum_env: SettingsChange) -> None:
