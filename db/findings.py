@@ -24,6 +24,8 @@ class Read:
     """(h, w), in [0, 1]; empty of a network that has no map."""
     statistics: Mapping[str, float] = field(default_factory=dict)
     """Name -> number of the network's input, `worker.appearance`."""
+    engine: str = ""
+    """What computed it, in which precision and on what."""
 
 
 def note_network(session: Session, *, digest: str, version: str, manifest: Mapping[str, Any]) -> None:
@@ -55,6 +57,7 @@ def save(
             heat={"rows": [list(row) for row in read.heat]},
             shadow=shadow,
             statistics=dict(read.statistics),
+            engine=read.engine,
         )
         session.execute(statement.on_conflict_do_nothing())
 

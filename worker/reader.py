@@ -40,6 +40,12 @@ class Reader:
     """The last layers, which heat maps are made with."""
     batcher: Batcher
 
+    @property
+    def computed_by(self) -> str:
+        """What computes: engine, precision and device."""
+        engine = self.batcher.engine
+        return f"{engine.name} {engine.precision} on {engine.device}"[:96]
+
     def about(self) -> dict[str, Any]:
         """Version, digest, engine, device and precision."""
         engine = self.batcher.engine

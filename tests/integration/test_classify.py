@@ -56,6 +56,7 @@ def test_a_radiograph_that_lies_upside_down_or_is_inverted_is_not_assessed(
         found = findings.of_study(session, STUDY)
         assert found.keys() == {chest, upside_down, inverted}
         assert all((each.statistics or {}).keys() == SIGNS.keys() for each in found.values())
+        assert all(each.engine.startswith("openvino ") for each in found.values())
         newest = reports.latest(session, STUDY)
         assert newest is not None
         assert sorted(each.kind for each in newest.objects) == [ObjectKind.SC, ObjectKind.SR]
