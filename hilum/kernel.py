@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_PR_SET_DUMPABLE = 4
 
 
 def fsync(path: Path) -> None:
@@ -20,17 +21,27 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def notice_silence(connection: socket.socket) -> None:
-    """Have a TCP connection end in half a minute when its packets get lost; a slow answer may take its time.
+def silence_options(within_s: int) -> dict[int, int]:
+    """Options of TCP by which a connection ends when for so long nothing comes back of what is sent on it.
 
-    Where the system is not Linux, a silent peer is noticed by whoever waits for its answer.
+    An idle one is asked every few seconds whether its peer is there. A peer whose buffer stays full for so
+    long counts as away, too (tcp(7), TCP_USER_TIMEOUT). Where the system is not Linux there are none: who
+    waits for an answer notices.
     """
-    if sys.platform == "linux":
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000)
+    if sys.platform != "linux":
+        return {}
+    return {
+        socket.TCP_KEEPIDLE: 5,
+        socket.TCP_KEEPINTVL: 5,
+        socket.TCP_USER_TIMEOUT: within_s * 1000,
+    }
+
+
+def notice_silence(connection: socket.socket, within_s: int) -> None:
+    """Have a connection end as `silence_options` says; a slow answer may take its time."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in silence_options(within_s).items():
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def dying_with(parent: int) -> Callable[[], None]:
@@ -48,3 +59,12 @@ def dying_with(parent: int) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return ask_the_kernel
+
+
+def keep_from_others() -> None:
+    """Hide this process's environment and memory from others of its user, root's excepted, until it execs.
+
+    Nor does it leave a core dump, which would hold both. Where the system is not Linux it does nothing.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

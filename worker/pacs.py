@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file goes out byte for byte, never re-encoded
 
+SILENCE_S = 30
+"""Seconds after which a destination that takes nothing is away; one that writes to a slow disk needs some."""
 KEPT_IDLE_S = 10
 """Seconds an association without work is kept."""
 
@@ -137,7 +139,7 @@ class Pacs:
         assoc = pacs.associate(self._peer, self._contexts(), handlers=self._handlers())
         if (ours := assoc.dul.socket) and ours.socket:
             with suppress(OSError):  # it has ended meanwhile
-                notice_silence(ours.socket)
+                notice_silence(ours.socket, SILENCE_S)
         self._assoc = assoc
         return assoc
 

@@ -1,6 +1,8 @@
 """The bell: a message by name on the right queue, and no fault when the broker is away."""
 
 import json
+import socket
+import sys
 import time
 from base64 import b64decode
 from typing import Any
@@ -99,3 +101,12 @@ def test_a_worker_whose_acknowledgement_gets_lost_takes_the_next_message_all_the
             message.ack()
         assert channel.qos.can_consume()
         broker.start()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such option")
+def test_a_connection_to_a_broker_that_fell_silent_ends_by_itself(broker: Broker) -> None:
+    with queue.app.connection_for_read() as connection, connection.channel() as channel:
+        to_broker = channel.pool.get_connection()
+        assert to_broker._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert 0 < to_broker._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 15_000
+        channel.pool.release(to_broker)
