@@ -33,6 +33,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from hilum.errors import SettingsError
+from hilum.kernel import keep_from_others
 
 CONFIG_VARIABLE = "HILUM_CONFIG"
 """Names the configuration file; without it `hilum.toml` in the working folder, if there is one."""
@@ -345,6 +346,28 @@ class Settings(BaseSettings):
         description="largest part of the new verdicts that may contradict a finding of 90 % or more; above it "
         "no training begins",
     )
+    gate_margin: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="loss that would be borne in one slice of the test patients, or of one class, in parts of "
+        "1; a network that may lose more does not pass the gate",
+    )
+    gate_overall_margin: float = Field(
+        0.02, gt=0, lt=1, description="likewise, in accuracy and macro AUROC of all test patients"
+    )
+    gate_least_cases: int = Field(
+        100,
+        ge=20,
+        description="test patients from which on a slice or class has to show that it loses less than that; "
+        "of fewer the gate only says that they are too few",
+    )
+    tracking_uri: str = Field(
+        "",
+        repr=False,
+        description="where MLflow keeps copies of what trainings measured: a server's URL, or sqlite:///...; "
+        "empty: SQLite in data_dir/mlflow, when hilum[tracking] is installed",
+    )
     batch_images: int = Field(32, ge=1, le=512, description="images in a batch at most")
     promote: Literal["person", "shadow", "champion"] = Field(
         "person",
@@ -548,6 +571,7 @@ def settings() -> Settings:
     SettingsError
         In words for the operator: the setting, what it was, what it may be.
     """
+    keep_from_others()  # a decoder that a file has taken over could read passwords in our /proc/.../environ
     for name in os.environ:
         if name.startswith("HILUM_") and name != CONFIG_VARIABLE and not _is_setting(name):
             known = [CONFIG_VARIABLE, *(f"HILUM_{field.upper()}" for field in Settings.model_fields)]
