@@ -55,7 +55,7 @@ def report_study(study_uid: str) -> None:
 def _report(claim: Claim) -> Sequence[Bell]:
     facts = _facts(claim.subject)
     digest, former = _content_digest(facts), facts.former
-    if former is not None and former.content_digest == digest:
+    if former is not None and former.content_digest in (digest, _digest_of_before(facts)):
         with transaction() as session:
             jobs.lock_study(session, claim.subject)
             return _pass_on(session, claim, former, facts)
@@ -121,14 +121,24 @@ def _predecessors(former: Report | None) -> list[Predecessor]:
 
 
 def _content_digest(facts: _Facts) -> str:
-    """What makes a revision: the set of assessed images, and the network.
+    """What makes a revision: the set of assessed images, and what is found of each.
 
-    An image that is not assessed makes none: two systems that answer each other would never end.
+    An image that is not assessed makes none: two systems that answer each other would never end. Nor does
+    another network that finds the same: where one was recalled, destinations get what has changed.
     """
-    images = [each for each in facts.images if _why_not_assessed(each, facts.findings.get(each.uid)) is None]
-    assessed = sorted([each.uid, each.pixel_hash] for each in images)
+    found = [[each.uid, each.pixel_hash, facts.findings[each.uid].label] for each in _assessed(facts)]
+    return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
+
+
+def _digest_of_before(facts: _Facts) -> str:
+    """The same as in reports of before networks could be exchanged: of the network, not of what it found."""
+    images = sorted([each.uid, each.pixel_hash] for each in _assessed(facts))
     network = facts.network.digest if facts.network and images else None
-    return hashlib.sha256(json.dumps([assessed, network]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([images, network]).encode()).hexdigest()
+
+
+def _assessed(facts: _Facts) -> list[Instance]:
+    return [each for each in facts.images if _why_not_assessed(each, facts.findings.get(each.uid)) is None]
 
 
 def _edition(facts: _Facts) -> str:

@@ -175,6 +175,48 @@ def test_a_removed_image_that_another_network_has_not_read_is_reported_as_not_as
     assert "Not assessed, because its file was removed here because of its age" in _newest_sr().to_json()
 
 
+def test_another_network_makes_a_revision_only_where_it_finds_something_else(
+    database_url: str, tmp_path: Path
+) -> None:
+    first, second = _receive(tmp_path, seed=1), _receive(tmp_path, seed=2)
+    _read(first)
+    _read(second)
+    assert len(_make()) == 1
+    former = _newest_sr().SOPInstanceUID
+    _read(first, network="e" * 64)
+    _read(second, network="e" * 64)
+    assert len(_make()) == 1
+    _read(first, network="f" * 64)
+    _read(second, network="f" * 64, label="Pneumonia")
+    assert [each.revision for each in _make()] == [1, 2]
+    [predecessor] = _newest_sr().PredecessorDocumentsSequence
+    [series] = predecessor.ReferencedSeriesSequence
+    assert [each.ReferencedSOPInstanceUID for each in series.ReferencedSOPSequence] == [former]
+    assert f"sha256 {'f' * 64}" in _newest_sr().to_json()
+
+
+def test_an_image_that_another_network_refuses_is_withdrawn_by_a_revision(
+    database_url: str, tmp_path: Path
+) -> None:
+    image = _receive(tmp_path, seed=1)
+    _read(image)
+    assert len(_make()) == 1
+    _read(image, network="e" * 64, ood=1.01)
+    assert len(_make()) == 2
+    assert _kinds_of_the_newest() == [ObjectKind.SR]
+
+
+def test_a_report_of_before_networks_could_be_exchanged_is_not_made_anew(
+    database_url: str, tmp_path: Path
+) -> None:
+    _read(_receive(tmp_path, seed=1))
+    _make()
+    with transaction() as session:
+        before = report._digest_of_before(report._facts(RECEIVED.study_uid))
+        session.execute(update(Report).values(content_digest=before))
+    assert len(_make()) == 1
+
+
 def test_what_was_removed_goes_to_no_new_destination(
     database_url: str, tmp_path: Path, hilum_env: SettingsChange
 ) -> None:
@@ -249,10 +291,17 @@ def _prepare(uid: str) -> None:
         studies.save_preparations(session, [Preparation(uid, "PA", folder, pixel_hash=uid)])
 
 
-def _read(uid: str, *, ood: float = 0.5, has_map: bool = True, network: str = "d" * 64) -> None:
+def _read(
+    uid: str,
+    *,
+    ood: float = 0.5,
+    has_map: bool = True,
+    network: str = "d" * 64,
+    label: str = "Normal",
+) -> None:
     _prepare(uid)
     heat = [[0.0] * 7] * 7 if has_map else []
-    said = Read(uid, uid, "Normal", {"Normal": 1.0}, ood=ood, heat=heat)
+    said = Read(uid, uid, label, {label: 1.0}, ood=ood, heat=heat)
     with transaction() as session:
         findings.note_network(session, digest=network, version="first", manifest={})
         findings.save(session, [said], network_digest=network, preprocessing="p")
