@@ -1,5 +1,9 @@
 """What an operator may write, what wins, and what a mistake is called."""
 
+import ctypes
+import os
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -309,3 +313,26 @@ def test_a_password_may_stand_in_a_file_of_its_own(
 def test_tls_that_cannot_work_is_refused(toml: Path, written: str, words: str) -> None:
     toml.write_text(written)
     assert words in refusal()
+
+
+def test_a_process_that_reads_settings_shows_its_environment_to_no_child(hilum_env: SettingsChange) -> None:
+    reads = "import os; print(open(f'/proc/{os.getppid()}/environ').read())"
+    owner_does = (
+        "import subprocess, sys\n"
+        "from hilum.settings import settings\n"
+        "settings()\n"
+        f"print(subprocess.run([sys.executable, '-c', {reads!r}], env={{}}, stderr=subprocess.STDOUT,"
+        " stdout=subprocess.PIPE, text=True).stdout)\n"
+    )
+    environment = {**os.environ, "HILUM_BROKER_URL": "redis://:hunter2@localhost"}
+    libc, drop, reading = ctypes.CDLL(None), 24, (19, 21, 38)  # prctl(2), capabilities(7): root may else
+    shown = subprocess.run(
+        [sys.executable, "-c", owner_does],
+        env=environment,
+        preexec_fn=lambda: [libc.prctl(drop, each) for each in reading],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "hunter2" not in shown.stdout
+    assert "PermissionError" in shown.stdout
