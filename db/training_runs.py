@@ -31,6 +31,13 @@ def succeed(session: Session, run_id: int, *, artefact: str, manifest: Mapping[s
     )
 
 
+def judge(session: Session, run_id: int, *, passed: bool, gate: Mapping[str, Any]) -> None:
+    """Write down what the gate says of a run's network, and all that it rests on."""
+    state = RunState.PASSED if passed else RunState.REFUSED
+    judged = update(TrainingRun).where(TrainingRun.id == run_id)
+    session.execute(judged.values(state=state, gate=dict(gate)))
+
+
 def fail(session: Session, run_id: int, *, error: str) -> None:
     """Write down why the run gave no network."""
     _end(session, run_id, succeeded=False, state=RunState.FAILED, error=error)
