@@ -4,8 +4,9 @@ import csv
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Protocol
@@ -14,17 +15,16 @@ from rich.console import Console
 from rich.progress import track
 
 from console.tables import counted
-from db import audit
-from db.exports import Candidate
+from db import audit, exports
+from db.exports import Candidate, Choice
 from db.session import transaction
 from hilum.errors import HilumError, Undecodable
 from hilum.kernel import fsync
-from hilum.pseudonyms import Deidentified, Pseudonyms, load
+from hilum.pseudonyms import KEY_FILE, Deidentified, Pseudonyms, load
 
-KEY_FILE = "pseudonyms.key"
-"""In the data folder; whoever has it can tell who is who in every export."""
 MANIFEST, UNLABELLED = "manifest.csv", "unlabelled.csv"
 _IMAGES = "images"
+_PAGE = 200
 _ACTION = "export"
 _COLUMNS = ("file", "class", "patient_id", "source_dataset", "view", "sex", "age", "sha256")
 _STAYED_COLUMNS = ("study_uid", "sop_instance_uid", "because")
@@ -92,6 +92,8 @@ class Outcome:
     out: Path
     went: Sequence[dict[str, str]]
     stayed: Sequence[tuple[Candidate, str]]
+    studies: Mapping[str, bool]
+    """Study Instance UID of each study that went -> whether a person has looked at its text."""
 
     @property
     def stayed_file(self) -> Path:
@@ -99,42 +101,60 @@ class Outcome:
         return self.out.with_name(f"{self.out.name}.stayed-behind.csv")
 
 
-def export(chosen: Sequence[Candidate], out: Path, means: Means, *, actor: str, terminal: Console) -> Outcome:
+def export(choice: Choice, out: Path, means: Means, *, actor: str, terminal: Console) -> Outcome:
     """Write what may leave into a new folder, which appears when it is complete, and audit each study.
 
     It holds a file for each image, a manifest as training reads it, and a list, in the same form, of images
     that nobody labelled.
 
-    Raises CannotExport when the folder is there already or nothing may leave, and OSError.
+    Raises CannotExport when the folder is there already, nothing is chosen or nothing may leave, and OSError.
     """
     out = out.absolute()
+    with transaction() as session:
+        number = exports.count(session, choice)
+    if not number:
+        raise CannotExport("there are no such studies here")
     if out.exists():
         raise CannotExport(f"{out} is there already: name a folder that is not")
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        shown = track(chosen, "exporting", console=terminal, transient=True, disable=not terminal.is_terminal)
-        outcome = _sorted_out(shown, aside, out, means)
+        hidden = not terminal.is_terminal
+        chosen = track(_chosen(choice), "exporting", number, console=terminal, transient=True, disable=hidden)
+        outcome = _sorted_out(chosen, aside, out, means)
         _write_lists(outcome, aside)
         if not outcome.went:
             raise CannotExport(f"nothing of this may leave: {outcome.stayed_file} says why")
-        _finish(outcome, aside, chosen, means, actor)
+        _finish(outcome, aside, actor)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return outcome
 
 
+def _chosen(choice: Choice) -> Iterator[Candidate]:
+    """Page by page: on SQLite a transaction keeps everybody else from writing, the listener too."""
+    after: str | None = ""
+    while after is not None:
+        with transaction() as session:
+            page = exports.page(session, choice, after=after, most=_PAGE)
+        yield from page
+        after = page[-1].instance.uid if page else None
+
+
 def _sorted_out(chosen: Iterable[Candidate], aside: Path, out: Path, means: Means) -> Outcome:
-    went, stayed = [], []
+    went, stayed, studies = [], [], dict[str, bool]()
     (aside / _IMAGES).mkdir()
     for each in chosen:
         file = f"{_IMAGES}/{means.names.uid(each.instance.uid)}.dcm"
         told = means.write(each, aside / file)
         if told.kept_back_because is None:
             went.append(_line(each, file, told, means.names))
+            study_uid, seen = each.study.study_uid, each.instance.uid in means.looked_at
+            studies[study_uid] = seen or studies.get(study_uid, False)
         else:
             stayed.append((each, told.kept_back_because))
-    return Outcome(out, went, stayed)
+    went.sort(key=itemgetter("file"))  # by name, as the true UIDs would tell which patient came first
+    return Outcome(out, went, stayed, studies)
 
 
 def _patient(candidate: Candidate) -> str:
@@ -170,16 +190,13 @@ def _write(file: Path, columns: Iterable[str], rows: Iterable[Iterable[str]]) ->
     fsync(file)
 
 
-def _finish(outcome: Outcome, aside: Path, chosen: Iterable[Candidate], means: Means, actor: str) -> None:
+def _finish(outcome: Outcome, aside: Path, actor: str) -> None:
     """Audit what leaves, then let the folder appear: an audit too many is better than one too few."""
-    behind = {each.instance.uid for each, _ in outcome.stayed}
-    went = [each for each in chosen if each.instance.uid not in behind]
-    looked_at = {each.study.study_uid for each in went if each.instance.uid in means.looked_at}
     for folder in (aside / _IMAGES, aside):
         fsync(folder)
     with transaction() as session:
-        for study_uid in sorted({each.study.study_uid for each in went}):
-            detail = f"to {outcome.out.name}{', after a look at its text' * (study_uid in looked_at)}"
+        for study_uid, was_looked_at in sorted(outcome.studies.items()):
+            detail = f"to {outcome.out.name}{', after a look at its text' * was_looked_at}"
             audit.note(session, actor=actor, action=_ACTION, study_uid=study_uid, detail=detail)
     os.rename(aside, outcome.out)  # noqa: PTH104 - onto a folder that another run made, it fails
     fsync(outcome.out.parent)

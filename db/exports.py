@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from db.tables import Instance, Role, Study
-from db.verdicts import labelled_images
+from db.verdicts import agreed_label
 
 
 @dataclass(frozen=True)
@@ -20,33 +20,45 @@ class Candidate:
     stays_because: str | None = None
 
 
-def candidates(
-    session: Session,
-    study_uids: Sequence[str],
-    *,
-    first_day: str = "",
-    last_day: str = "",
-    labelled: bool = False,
-) -> list[Candidate]:
-    """All objects of these studies, or of all when none is named, by patient and study; phantoms stay out.
+@dataclass(frozen=True)
+class Choice:
+    """Which objects: of these studies, or of all when none is named; phantoms stay out."""
 
-    Days are Study Dates, YYYYMMDD; a study without one lies on no day. With `labelled` come only images that
-    have a label.
-    """
-    labels = {each.instance.uid: each.label for each in labelled_images(session)}
-    wanted = select(Instance, Study).join(Study, Study.study_uid == Instance.study_uid).where(~Study.phantom)
-    if study_uids:
-        wanted = wanted.where(Study.study_uid.in_(study_uids))
-    if first_day:
-        wanted = wanted.where(Study.study_date >= first_day)
-    if last_day:
-        wanted = wanted.where(Study.study_date <= last_day, Study.study_date != "")
-    ordered = wanted.order_by(Study.patient_id, Study.study_uid, Instance.uid)
+    study_uids: Sequence[str] = ()
+    first_day: str = ""
+    last_day: str = ""
+    """Study Dates, YYYYMMDD; a study without one lies on no day."""
+    labelled: bool = False
+    """Only images that have a label."""
+
+
+def count(session: Session, choice: Choice) -> int:
+    """How many objects a choice takes in."""
+    chosen = select(func.count()).select_from(Instance).join(Study, Study.study_uid == Instance.study_uid)
+    return session.scalar(chosen.where(*_is_chosen(choice))) or 0
+
+
+def page(session: Session, choice: Choice, *, after: str, most: int) -> list[Candidate]:
+    """The objects of a choice that come next after a SOP Instance UID, in the order of these."""
+    chosen = select(Instance, Study, agreed_label()).join(Study, Study.study_uid == Instance.study_uid)
+    wanted = chosen.where(*_is_chosen(choice), Instance.uid > after)
     return [
-        Candidate(instance, study, labels.get(instance.uid, ""), _why_it_stays(instance))
-        for instance, study in session.execute(ordered)
-        if not labelled or instance.uid in labels
+        Candidate(instance, study, said or "", _why_it_stays(instance))
+        for instance, study, said in session.execute(wanted.order_by(Instance.uid).limit(most))
     ]
+
+
+def _is_chosen(choice: Choice) -> list[ColumnElement[bool]]:
+    wanted = [~Study.phantom]
+    if choice.study_uids:
+        wanted.append(Study.study_uid.in_(choice.study_uids))
+    if choice.first_day:
+        wanted.append(Study.study_date >= choice.first_day)
+    if choice.last_day:
+        wanted += [Study.study_date <= choice.last_day, Study.study_date != ""]
+    if choice.labelled:
+        wanted.append(agreed_label().is_not(None))
+    return wanted
 
 
 def _why_it_stays(instance: Instance) -> str | None:

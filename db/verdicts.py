@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, ScalarSelect, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
 from db.tables import Instance, Role, Study, Verdict
@@ -119,6 +119,15 @@ def standing_on(session: Session, uids: Collection[str]) -> Iterator[Verdict]:
         yield from session.scalars(_standing().where(Verdict.uid.in_(some)).order_by(Verdict.uid, Verdict.id))
 
 
+def all_standing(session: Session) -> Iterator[tuple[Verdict, str]]:
+    """Every verdict that stands, with its Study Instance UID, by image; of phantoms none."""
+    joined = _standing(Verdict, Instance.study_uid).join(Instance, Instance.uid == Verdict.uid)
+    real = joined.join(Study, Study.study_uid == Instance.study_uid).where(~Study.phantom)
+    ordered = real.order_by(Verdict.uid, Verdict.id)
+    for verdict, study_uid in session.execute(ordered, execution_options={"yield_per": 1000}):
+        yield verdict, study_uid
+
+
 def history(session: Session, study_uid: str) -> list[Verdict]:
     """All that was ever said of a study's images, by image, the oldest first."""
     of_study = select(Verdict).join(Instance, Instance.uid == Verdict.uid)
@@ -161,6 +170,13 @@ def labelled(session: Session) -> Iterator[Labelled]:
 def labelled_images(session: Session) -> list[Labelled]:
     """The images that can be trained on, by SOP Instance UID; see `labelled`."""
     return [each for each in labelled(session) if each.left_out_because is None]
+
+
+def agreed_label() -> ScalarSelect[str]:
+    """For a query of Instance: the class that all whose verdicts on it stand agree on; NULL without one."""
+    said = _standing(func.min(Verdict.label)).where(Verdict.uid == Instance.uid).correlate(Instance)
+    agreed = func.min(Verdict.label) == func.max(Verdict.label)
+    return said.having(agreed, func.min(Verdict.label) != REJECTED).scalar_subquery()
 
 
 def _labelled(rows: Sequence[Row[Any]]) -> Labelled:

@@ -15,6 +15,8 @@ from pathlib import Path
 from hilum.errors import SettingsError
 from hilum.kernel import fsync
 
+KEY_FILE = "pseudonyms.key"
+"""In the data folder; whoever has it can tell who is who in every export and snapshot."""
 _KEY_BYTES = 32
 
 

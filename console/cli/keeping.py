@@ -14,7 +14,7 @@ import db.retention
 from console.cli.studies import one_study
 from console.cli.terminal import NotThere, err, examples, out, require_a_site
 from console.tables import counted, plain
-from db.exports import Candidate, candidates
+from db.exports import Choice
 from db.ledger import Day, Gap
 from db.session import transaction
 from db.tables import Study
@@ -261,7 +261,7 @@ def export(
     from worker.decoder import Decoder
 
     ours = settings()
-    chosen = _chosen(studies or [], _as_dicom(first), _as_dicom(last), labelled=labelled)
+    chosen = Choice(_chosen(studies or []), _as_dicom(first), _as_dicom(last), labelled)
     seen = read_uids(looked_at) if looked_at else frozenset()
     with Decoder(memory_mb=ours.decode_memory_mb, timeout_s=ours.decode_timeout_s) as decoder:
         means = Means(ours.store, pseudonyms(ours.data_dir, anew=new_key), decoder.deidentify, seen)
@@ -273,13 +273,10 @@ def _as_dicom(day: datetime | None) -> str:
     return day.strftime("%Y%m%d") if day else ""
 
 
-def _chosen(named: Sequence[str], first_day: str, last_day: str, *, labelled: bool) -> list[Candidate]:
-    """What is to be exported; raises NotThere when that is nothing."""
+def _chosen(named: Sequence[str]) -> list[str]:
+    """The UIDs of the studies that are named; raises NotThere when there are none."""
     with transaction() as session:
         study_uids = [study.study_uid for text in named for study in db.studies.find(session, text)]
-        if named and not study_uids:
-            raise NotThere("no study has this Study Instance UID, accession number or patient id")
-        found = candidates(session, study_uids, first_day=first_day, last_day=last_day, labelled=labelled)
-    if not found:
-        raise NotThere("there are no such studies here")
-    return found
+    if named and not study_uids:
+        raise NotThere("no study has this Study Instance UID, accession number or patient id")
+    return study_uids

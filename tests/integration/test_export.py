@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 from console import cli
 from console.cli.terminal import NotThere
-from console.export import CannotExport
-from db import exports, studies
+from console.export import CannotExport, _chosen
+from db import audit, exports, studies
+from db.exports import Candidate, Choice
 from db.schema import upgrade
 from db.session import transaction
 from db.studies import Preparation, Received
@@ -177,12 +178,17 @@ def test_studies_are_chosen_by_day_label_and_name(database_url: str) -> None:
             )
             studies.record(session, received, settle_s=0)
             studies.save_preparations(session, [Preparation(received.uid, View.PA, "somewhere")])
-            if study_uid == "1.2":
+            if study_uid in ("1.1", "1.2"):
                 session.add(Verdict(uid=received.uid, label="Other", author="ann", source="console"))
+            if study_uid == "1.1":  # they do not agree
+                session.add(Verdict(uid=received.uid, label="Normal", author="bob", source="console"))
 
     def chosen(study_uids: Sequence[str] = (), **how: Any) -> list[str]:
         with transaction() as session:
-            return [each.study.study_uid for each in exports.candidates(session, study_uids, **how)]
+            choice = Choice(study_uids, **how)
+            page = exports.page(session, choice, after="", most=9)
+            assert exports.count(session, choice) == len(page)
+            return sorted(each.study.study_uid for each in page)
 
     assert chosen() == ["1.1", "1.2", "1.3"]
     assert chosen(last_day="20251231") == ["1.1"]
@@ -192,9 +198,25 @@ def test_studies_are_chosen_by_day_label_and_name(database_url: str) -> None:
     assert chosen(["1.3", "1.1"]) == ["1.1", "1.3"]
 
 
+def test_nobody_is_kept_from_writing_while_an_export_goes_through_studies(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.session.BUSY_TIMEOUT_S", 1)
+    monkeypatch.setattr("console.export._PAGE", 2)
+    with transaction() as session:
+        for _ in range(5):
+            studies.record(session, an_object(), settle_s=0)
+    chosen = list[Candidate]()
+    for each in _chosen(Choice()):
+        chosen.append(each)
+        with transaction() as session:  # as the listener does
+            audit.note(session, actor="ann", action="write")
+    assert len(chosen) == 5
+
+
 def test_what_is_not_there_is_told(kept: Kept, tmp_path: Path) -> None:
     ds = kept(1)
-    with pytest.raises(NotThere, match="no such studies"):
+    with pytest.raises(CannotExport, match="no such studies"):
         export("--out", str(tmp_path / "out"), "--labelled", ds.PatientID)
     with pytest.raises(NotThere, match="no study has"):
         export("--out", str(tmp_path / "out"), "unheard of")
