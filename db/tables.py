@@ -402,7 +402,7 @@ class Report(Base):
     study_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_uid"))
     revision: Mapped[int]
     content_digest: Mapped[str] = mapped_column(String(64))
-    """sha256 of the assessed images, their pixels and what is found of each: with these, nothing new is made."""
+    """sha256 of the assessed images, their pixels and findings: with these, nothing new is made."""
     created_at: Mapped[datetime] = mapped_column(server_default=now())
     removed_at: Mapped[datetime | None]
     """When its objects' files were removed because of their age."""
