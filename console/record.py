@@ -1,7 +1,7 @@
 """What the record says of studies, as tables for people."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 
 from pydicom.uid import UID
 from rich.console import Group
@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
 
-from console.tables import add, plain, table
-from db import findings, jobs, reports, studies
-from db.tables import Finding, Instance, Job, JobState, Study, Variant
+from console.tables import add, moment, plain, table
+from db import findings, jobs, reports, studies, verdicts
+from db.tables import Finding, Instance, Job, JobState, Study, Variant, Verdict
+from db.verdicts import said_at
 
 
 def studies_table(found: Sequence[Study]) -> Table:
@@ -21,7 +22,7 @@ def studies_table(found: Sequence[Study]) -> Table:
     for study in found:
         add(
             made,
-            _moment(study.last_received_at),
+            moment(study.last_received_at),
             ", ".join(_what_it_is(study)),
             study.patient_id,
             study.accession_number,
@@ -35,7 +36,7 @@ def held_table(found: Sequence[Study]) -> Table:
     """A line per study on legal hold, and why it is."""
     made = _of_studies("received", "patient id", "accession", "held because")
     for study in found:
-        who = (_moment(study.last_received_at), study.patient_id, study.accession_number)
+        who = (moment(study.last_received_at), study.patient_id, study.accession_number)
         add(made, *who, study.held_because or "", study.study_uid)
     return made
 
@@ -46,9 +47,9 @@ def failed_table(found: Sequence[tuple[Study | None, Job]]) -> Table:
     for study, job in found:
         if study is None:
             work = f"{job.kind} {job.subject}, {job.state}"
-            add(made, _moment(job.created_at), "", "", work, job.error or "", "")
+            add(made, moment(job.created_at), "", "", work, job.error or "", "")
             continue
-        who = (_moment(study.last_received_at), study.patient_id, study.accession_number)
+        who = (moment(study.last_received_at), study.patient_id, study.accession_number)
         add(made, *who, f"{job.kind}, {job.state}", job.error or "", study.study_uid)
     return made
 
@@ -57,7 +58,7 @@ def flagged_table(found: Sequence[tuple[Study, Variant]]) -> Table:
     """A line per object that came under a known UID, what was other about it, and its file in the store."""
     made = _of_studies("came", "patient id", "accession", "sender", "instance", "came with", "kept aside as")
     for study, variant in found:
-        who = (_moment(variant.received_at), study.patient_id, study.accession_number, variant.sender_ae)
+        who = (moment(variant.received_at), study.patient_id, study.accession_number, variant.sender_ae)
         elsewhere = variant.study_uid != study.study_uid
         other = f"another study: {variant.study_uid}" if elsewhere else "other pixels"
         add(made, *who, variant.uid, other, variant.path, study.study_uid)
@@ -65,7 +66,7 @@ def flagged_table(found: Sequence[tuple[Study, Variant]]) -> Table:
 
 
 def study_report(session: Session, study: Study) -> Group:
-    """Everything about one study: images, findings, reports, deliveries, work."""
+    """Everything about one study: images, findings, verdicts, reports, deliveries, work."""
     uid = study.study_uid
     said = findings.of_study(session, uid)
     patient = plain(study.patient_id) or "no patient id"
@@ -75,9 +76,27 @@ def study_report(session: Session, study: Study) -> Group:
         head,
         *(Text(plain(line)) for line in _how_it_is_kept(study)),
         _images(studies.images(session, uid), said),
+        *_verdicts(verdicts.history(session, uid)),
         _reports(session, uid),
         _work(jobs.of_study(session, uid)),
     )
+
+
+def verdicts_table(said: Sequence[Verdict]) -> Table:
+    """All that was said, by image, the oldest first; what does not stand any more is dim."""
+    superseded = {each.supersedes for each in said}
+    made = table("Verdicts", ["label", "author", "said", "by", "stands", "comment", "instance"])
+    of_image = defaultdict(list)
+    for each in said:
+        if each.id not in superseded:
+            of_image[each.uid].append(each)
+    for each in said:
+        stands = each.id not in superseded
+        disputed = "yes, disputed" if verdicts.disagree(of_image[each.uid]) else "yes"
+        told = (each.label, each.author, moment(said_at(each)), each.source)
+        style = None if stands else "dim"
+        add(made, *told, disputed if stands else "superseded", each.comment, each.uid, style=style)
+    return made
 
 
 def _what_it_is(study: Study) -> Iterator[str]:
@@ -95,7 +114,7 @@ def _how_it_is_kept(study: Study) -> Iterator[str]:
     if study.held_because is not None:
         yield f"on legal hold: {study.held_because}"
     if study.files_removed_at is not None:
-        yield f"its files were removed on {_moment(study.files_removed_at)} because of their age"
+        yield f"its files were removed on {moment(study.files_removed_at)} because of their age"
 
 
 def _images(images: Sequence[Instance], said: dict[str, Finding]) -> Table:
@@ -118,6 +137,10 @@ def _said(image: Instance, finding: Finding | None) -> tuple[str, str]:
     return finding.label, f"{shares}; {strangeness}"
 
 
+def _verdicts(said: Sequence[Verdict]) -> list[Table]:
+    return [verdicts_table(said)] if said else []
+
+
 def _reports(session: Session, study_uid: str) -> Table:
     made = table("Reports", ["revision", "made", "objects", "deliveries"])
     sent = reports.deliveries(session, study_uid)
@@ -127,7 +150,7 @@ def _reports(session: Session, study_uid: str) -> Table:
         deliveries = "\n".join(
             f"{each.destination}: {each.state}{f' ({each.error})' if each.error else ''}" for each in mine
         )
-        add(made, str(report.revision), _moment(report.created_at), objects, deliveries or "none")
+        add(made, str(report.revision), moment(report.created_at), objects, deliveries or "none")
     return made
 
 
@@ -140,7 +163,7 @@ def _work(work: Sequence[Job]) -> Table:
             made,
             job.kind,
             "at work" if at_work else job.state,
-            _moment(job.due_at),
+            moment(job.due_at),
             str(job.attempts),
             str(job.deaths),
             job.error or "",
@@ -158,7 +181,3 @@ def _of_studies(*headers: str) -> Table:
 def _kind(sop_class_uid: str) -> str:
     """Digital X-Ray, of Digital X-Ray Image Storage - For Presentation."""
     return UID(sop_class_uid).name.partition(" Storage")[0].removesuffix(" Image")
-
-
-def _moment(moment: datetime) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")

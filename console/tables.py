@@ -1,6 +1,7 @@
 """Tables for people, whose cells are shown as they are: a stranger's text is neither markup nor control."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
@@ -32,6 +33,11 @@ def add(to: Table, *cells: str, style: str | None = None) -> None:
 def counted(count: int, one: str, many: str) -> str:
     """A number and what it is of: 1 study, 2 studies."""
     return f"{count} {one if count == 1 else many}"
+
+
+def moment(at: datetime) -> str:
+    """A point in time as people here say it."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def plain(text: str) -> str:

@@ -124,8 +124,8 @@ def all_standing(session: Session) -> Iterator[tuple[Verdict, str]]:
     joined = _standing(Verdict, Instance.study_uid).join(Instance, Instance.uid == Verdict.uid)
     real = joined.join(Study, Study.study_uid == Instance.study_uid).where(~Study.phantom)
     ordered = real.order_by(Verdict.uid, Verdict.id)
-    for verdict, study_uid in session.execute(ordered, execution_options={"yield_per": 1000}):
-        yield verdict, study_uid
+    for row in session.execute(ordered, execution_options={"yield_per": 1000}):
+        yield row[0], row[1]
 
 
 def history(session: Session, study_uid: str) -> list[Verdict]:
