@@ -17,10 +17,10 @@ from hilum.errors import NetworkError, NotARadiograph, Undecodable
 from hilum.gradcam import heat_map
 from hilum.network import Artefact, load_artefact, shipped
 from hilum.settings import settings
+from hilum.store import DISPLAY_FILE, INPUT_FILE
 from hilum.strangeness import why_refused
 
 USE = "For research only. Not a medical device."
-DISPLAY_FILE, INPUT_FILE = "display.png", "input.npy"
 _IN_MEMORY = ("display", "features")
 _BAR = 24  # characters of a bar that says 100 %
 

@@ -16,6 +16,8 @@ from hilum.kernel import fsync
 
 INSTANCES = "instances"
 PREPARED = "prepared"
+DISPLAY_FILE, INPUT_FILE = "display.png", "input.npy"
+"""What lies in the folder of an image that is prepared."""
 REPORTS = "reports"
 NETWORKS = "networks"
 SNAPSHOTS = "snapshots"

@@ -33,6 +33,7 @@ from hilum.errors import NotARadiograph, Undecodable
 from hilum.header import text
 from hilum.kernel import dying_with, fsync
 from hilum.pseudonyms import Deidentified, Pseudonyms
+from hilum.store import DISPLAY_FILE, INPUT_FILE
 
 DISPLAY_SIDE = 1024
 PIXELS_MB = 256
@@ -205,10 +206,10 @@ def _keep(display: NDArray[np.uint8], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     array = io.BytesIO()
     np.save(array, radiograph.network_input(display), allow_pickle=False)
-    _write(out / "input.npy", array.getvalue())
+    _write(out / INPUT_FILE, array.getvalue())
     picture = io.BytesIO()
     _shrunk(Image.fromarray(display)).save(picture, format="PNG", compress_level=3)
-    _write(out / "display.png", picture.getvalue())
+    _write(out / DISPLAY_FILE, picture.getvalue())
     fsync(out)
 
 

@@ -17,7 +17,7 @@ from hilum.eligibility import RADIOGRAPHS
 from hilum.errors import MachineAtFault, Undecodable
 from hilum.queue import CLASSIFY, PREPARE, REPORT, app
 from hilum.settings import settings
-from hilum.store import PREPARED, Store
+from hilum.store import DISPLAY_FILE, INPUT_FILE, PREPARED, Store
 from worker.decoder import Decoder
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def _prepare(claim: Claim) -> Sequence[Bell]:
     with transaction() as session:
         jobs.lock_study(session, claim.subject)
         _require_still_lost(session, done)
+        _require_still_there(session, done)
         studies.save_preparations(session, done)
         kind = _next([image for image in studies.images(session, claim.subject) if image.prepared])
         bells = []
@@ -58,6 +59,15 @@ def _prepare(claim: Claim) -> Sequence[Bell]:
 def _is_to_be_prepared(image: Instance) -> bool:
     """Whether it is not, or was lost then, and its file was not removed because of its age."""
     return image.removed_at is None and (not image.prepared or image.not_assessed_because == FILE_LOST)
+
+
+def _require_still_there(session: Session, done: Sequence[Preparation]) -> None:
+    """Raise OSError when what a crash had left there was taken away, and with it what we prepared."""
+    store, folders = Store(settings().store), [each.prepared_path for each in done if each.prepared_path]
+    retention.spare(session, folders)
+    for folder in folders:
+        store.require(f"{folder}/{DISPLAY_FILE}")
+        store.require(f"{folder}/{INPUT_FILE}")
 
 
 def _folder_name(image: Instance) -> str:

@@ -21,12 +21,11 @@ from db.tables import Finding, Instance, NetworkVersion, ObjectKind, Report, Stu
 from db.work import Bell, work_on
 from hilum.queue import DELIVER, REPORT, app
 from hilum.settings import settings
-from hilum.store import REPORTS, Store
+from hilum.store import DISPLAY_FILE, REPORTS, Store
 from worker.heat_map import heat_map_image
 from worker.results import NetworkName, Predecessor, ReadImage, StudyResult
 from worker.structured_report import structured_report
 
-DISPLAY_FILE = "display.png"
 _REMOVED = "its file was removed here because of its age"
 
 
@@ -59,9 +58,12 @@ def _report(claim: Claim) -> Sequence[Bell]:
         with transaction() as session:
             jobs.lock_study(session, claim.subject)
             return _pass_on(session, claim, former, facts)
-    rendered = _render(facts)
+    store, rendered = Store(settings().store), _render(facts)
     with transaction() as session:
         jobs.lock_study(session, claim.subject)
+        retention.spare(session, [each.path for each in rendered])
+        for each in rendered:  # one that lay there since a crash may have been removed before it was spared
+            store.require(each.path)
         report = reports.add(
             session, claim.subject, revision=facts.revision, content_digest=digest, objects=rendered
         )

@@ -9,16 +9,17 @@ import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from console.doctor import examine
-from db import jobs, ledger, studies
+from db import jobs, ledger, retention, studies
 from db.session import transaction
 from db.studies import FILE_LOST, Preparation, Recorded
 from db.tables import Instance, JobState, Study, StudyState
 from hilum.phantom import phantom
 from hilum.queue import CLASSIFY, PREPARE
 from hilum.settings import settings
-from hilum.store import INSTANCES, PREPARED, Store
+from hilum.store import INPUT_FILE, INSTANCES, PREPARED, Store
 from tests.peers.studies import RECEIVED, claim, job, receive
 from worker import prepare
+from worker.retention import _remove_files
 
 # the SQL is tried on every database elsewhere; here it is the steps that matter
 pytestmark = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
@@ -127,3 +128,34 @@ def test_a_lost_file_that_comes_again_just_then_is_not_taken_for_lost(
     assert job(PREPARE, STUDY).state == JobState.WAITING
     with transaction() as session:
         assert not session.get_one(Instance, "1.2.3").broken
+
+
+@pytest.mark.parametrize("when", ["before it is spared", "after it"])
+def test_what_is_prepared_where_a_crash_left_something_is_not_taken_away_with_it(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    store, file = Store(settings().store), tmp_path / "sent.dcm"
+    ds = phantom(1, "Normal", rows=300, columns=280, study_uid=STUDY)
+    ds.save_as(file, enforce_file_format=True)
+    receive(uid=ds.SOPInstanceUID, path=store.place(file, INSTANCES, ds.SOPInstanceUID))
+    folder, really = store.folder(PREPARED, ds.SOPInstanceUID), prepare._prepared
+
+    def while_orphans_are_looked_for(image: Instance) -> Preparation:
+        with transaction() as session:
+            retention.discard(session, folder)
+        made = really(image)
+        if when == "before it is spared":
+            os.utime(store.path(folder), (1, 1))  # as old as it was when the sweep looked
+            _remove_files()
+        return made
+
+    monkeypatch.setattr(prepare, "_prepared", while_orphans_are_looked_for)
+    prepare.prepare_study(STUDY)
+    _remove_files()
+    if when == "after it":
+        assert job(PREPARE, STUDY).state == JobState.DONE and store.path(folder).exists()
+    else:
+        assert (job(PREPARE, STUDY).state, job(PREPARE, STUDY).attempts) == (JobState.WAITING, 0)
+        monkeypatch.setattr(prepare, "_prepared", really)
+        _prepare_now()
+        assert (store.path(folder) / INPUT_FILE).exists()

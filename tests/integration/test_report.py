@@ -21,7 +21,7 @@ from db.tables import Job, JobState, ObjectKind, Report, Study, StudyState
 from hilum.phantom import phantom
 from hilum.queue import REPORT
 from hilum.settings import settings
-from hilum.store import INSTANCES, PREPARED, Store
+from hilum.store import DISPLAY_FILE, INSTANCES, PREPARED, Store
 from tests.conftest import SettingsChange
 from tests.peers.studies import RECEIVED, claim, receive
 from worker import report
@@ -286,7 +286,7 @@ def _refuse(uid: str) -> None:
 def _prepare(uid: str) -> None:
     store = Store(settings().store)
     folder = store.folder(PREPARED, uid)
-    Image.new("L", (50, 60)).save(store.path(folder) / report.DISPLAY_FILE)
+    Image.new("L", (50, 60)).save(store.path(folder) / DISPLAY_FILE)
     with transaction() as session:
         studies.save_preparations(session, [Preparation(uid, "PA", folder, pixel_hash=uid)])
 
