@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,10 @@ def read(reader: Reader, images: Sequence[Instance], *, alone: bool) -> list[Rea
     store = Store(settings().store)
     inputs = [_network_input(store.path(image.prepared_path)) for image in images]
     readings = reader.batcher.read(inputs, alone=alone)
-    return [_as_found(reader, *each) for each in zip(images, inputs, readings, strict=True)]
+    return [
+        replace(_as_found(reader, image, reading), statistics=appearance(seen), engine=reader.computed_by)
+        for image, reading, seen in zip(images, readings, inputs, strict=True)
+    ]
 
 
 def _network_input(folder: Path) -> NDArray[np.uint8]:
@@ -75,7 +79,7 @@ def _network_input(folder: Path) -> NDArray[np.uint8]:
     return image
 
 
-def _as_found(reader: Reader, image: Instance, seen: NDArray[np.uint8], reading: Reading) -> Read:
+def _as_found(reader: Reader, image: Instance, reading: Reading) -> Read:
     labels = reader.artefact.labels
     probabilities = reading.probabilities[0]
     best = int(probabilities.argmax())
@@ -86,8 +90,6 @@ def _as_found(reader: Reader, image: Instance, seen: NDArray[np.uint8], reading:
         probabilities={label: round(float(p), 6) for label, p in zip(labels, probabilities, strict=True)},
         ood=round(float(reading.ood[0]), 6),
         heat=_heat(reader, reading.features[0], best),
-        statistics=appearance(seen),
-        engine=reader.computed_by,
     )
 
 
