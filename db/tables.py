@@ -253,6 +253,8 @@ class Instance(Base):
     not_assessed_because: Mapped[str | None] = mapped_column(Words)
     broken: Mapped[bool] = mapped_column(default=False)
     """Whether its pixels could not be decoded; the reason stands in not_assessed_because."""
+    no_verdict_because: Mapped[str | None] = mapped_column(Words)
+    """Of a note or report that was read for a person's verdict: why it brought none, or not all it says."""
 
 
 class Variant(Base):
