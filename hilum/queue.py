@@ -47,6 +47,8 @@ QUEUES: dict[str, tuple[str, ...]] = {
 """Kind of work -> its queues; of two, the first is for urgent studies."""
 
 _BROKER_SILENCE_S = 15
+_ONE_MORE_TRY = {"max_retries": 1, "interval_start": 0}
+"""At once, since a pooled connection may be a dead one; kombu would wait 6 s for a broker that is away."""
 _RETENTION_S = 60.0
 """Seconds between two looks for what is old; each takes a second at most."""
 
@@ -94,10 +96,7 @@ def _configuration() -> dict[str, Any]:
             "health_check_interval": 5,
             "socket_keepalive": True,
             "socket_keepalive_options": silence_options(_BROKER_SILENCE_S),
-            # for whoever rings: one more try at once, since a pooled connection may be a dead one, and no
-            # waiting for a broker that is away (kombu would wait 6 s); workers have their own rule above
-            "max_retries": 1,
-            "interval_start": 0,
+            **_ONE_MORE_TRY,  # for whoever rings; workers have their own rule above
         },
         "task_serializer": "json",
         "accept_content": ["json"],
@@ -172,7 +171,8 @@ def ring(kind: str, subject: str, *, urgent: bool = False, countdown_s: float = 
             args=(subject,),
             queue=queue_of(kind, urgent=urgent),
             countdown=countdown_s or None,
-            retry=False,
+            retry=True,
+            retry_policy=_ONE_MORE_TRY,
         )
     except (OperationalError, OSError) as error:
         log.warning("the broker does not answer (%s); the sweep will ring for %s later", error, kind)

@@ -8,6 +8,7 @@ from base64 import b64decode
 from typing import Any
 
 import pytest
+import redis
 from redis.exceptions import RedisError
 
 from hilum import queue
@@ -101,6 +102,15 @@ def test_a_worker_whose_acknowledgement_gets_lost_takes_the_next_message_all_the
             message.ack()
         assert channel.qos.can_consume()
         broker.start()
+
+
+def test_a_dead_connection_in_the_pool_costs_no_bell(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ring(PREPARE, "1.2.3")
+    # redis-py 8.1 reads ETIMEDOUT as "nothing to read", so that a connection that has ended counts as ready
+    monkeypatch.setattr("redis.connection.AbstractConnection.can_read", lambda *_, **__: False)
+    with redis.Redis.from_url(broker.url) as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    assert ring(PREPARE, "1.2.4")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such option")
