@@ -315,7 +315,10 @@ class Settings(BaseSettings):
         description="prepare processes that `hilum up` starts; default: processors less one",
     )
     training_hour: int = Field(
-        1, ge=0, le=23, description="hour, by the clock on the wall, at which the training of a night may begin"
+        1,
+        ge=0,
+        le=23,
+        description="hour, by the clock on the wall, at which the training of a night may begin",
     )
     training_least_verdicts: int = Field(
         100,
@@ -330,7 +333,8 @@ class Settings(BaseSettings):
         "judged then comes on top",
     )
     training_recipe: str = Field(
-        "nightly", description="what is trained by: a recipe that comes with Hilum, or a TOML file's full path"
+        "nightly",
+        description="what is trained by: a recipe that comes with Hilum, or a TOML file's full path",
     )
     training_largest_author_share: float = Field(
         0.8,
@@ -376,6 +380,48 @@ class Settings(BaseSettings):
     )
     promote_two_people: bool = Field(
         False, description="whether two different people must promote a network before it reads"
+    )
+    drift_days: float = Field(
+        7, gt=0, description="days whose images are compared with a sender's first ones, to find drift"
+    )
+    drift_reference_images: int = Field(
+        500,
+        ge=50,
+        le=5000,
+        description="how many of the first images of a sender and view are those that later ones are "
+        "compared with; best as many as come in some weeks",
+    )
+    drift_least_images: int = Field(
+        100, ge=30, description="images of the last drift_days below which nothing is compared"
+    )
+    drift_limit: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="distance from the first images, from 0 (alike) to 1 (nothing in common), from which on "
+        "drift is an alert, unless chance would explain it",
+    )
+    drift_holds: bool = Field(
+        False,
+        description="whether drift holds a sender's results back until a person has accepted it: its "
+        "studies are read and reported, and the reports stay here",
+    )
+    constancy_hour: int | None = Field(
+        None,
+        ge=0,
+        le=23,
+        description="hour, by the clock on the wall, at which phantoms go through the whole chain, to "
+        "destinations, each day; left out: never",
+    )
+    constancy_ae_title: AeTitle = Field(
+        "HILUM-CONSTANCY",
+        description="AE title by which phantoms are sent to our own listener; where senders are named, "
+        "it must be one of them",
+    )
+    constancy_host: str = Field(
+        "",
+        description="name or address by which workers call the listener; empty: listener_host, or this "
+        "machine where that is all addresses",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="least level logged: DEBUG, INFO, WARNING or ERROR"
@@ -485,6 +531,16 @@ class Settings(BaseSettings):
     def _rows_outlast_files(self) -> Self:
         if self.keep_files_days and self.keep_rows_days and self.keep_rows_days < self.keep_files_days:
             raise ValueError("keep_rows_days is less than keep_files_days: files go with the rows at last")
+        return self
+
+    @model_validator(mode="after")
+    def _phantoms_are_let_in(self) -> Self:
+        is_known = not self.senders or self.sender(self.constancy_ae_title) is not None
+        if self.constancy_hour is not None and not is_known:
+            raise ValueError(
+                f"constancy_hour: phantoms are sent as {self.constancy_ae_title}, which is no sender: add it to "
+                "senders, with the destinations that may get phantoms"
+            )
         return self
 
     @model_validator(mode="after")

@@ -304,6 +304,7 @@ def test_a_password_may_stand_in_a_file_of_its_own(
         ('[[senders]]\nae_title = "A"\ntls = true', "sender A: it must call by TLS, and listener_tls_port"),
         ('[[senders]]\nae_title = "A"\ncertificate_sha256 = ["ab:cd"]', "64 hexadecimal digits"),
         ('[[senders]]\nae_title = "A"\nsop_classes = ["CTImageStorage"]', "named by its UID"),
+        ('constancy_hour = 6\n[[senders]]\nae_title = "A"', "HILUM-CONSTANCY, which is no sender"),
         (
             '[[destinations]]\nname = "a"\nae_title = "A"\nhost = "a"\nport = 104\ntls = true',
             "needs tls_ca",
