@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pydicom.uid import generate_uid
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from db import jobs
+from db.chunks import AT_ONCE, chunks
 from db.clock import from_now, now
 from db.tables import Commitment, CommitmentRequest, Delivery, Instance, Job, JobState, Variant
 from db.upsert import insert
@@ -147,18 +149,29 @@ def note_reported(session: Session, request_id: int) -> None:
 
 
 def forget_requests(session: Session, *, older_than_s: float) -> None:
-    """Remove requests that came so long ago, and the work of answering them."""
-    session.execute(delete(CommitmentRequest).where(CommitmentRequest.asked_at < from_now(-older_than_s)))
-    over = Job.state != JobState.WAITING
-    session.execute(delete(Job).where(Job.kind == COMMIT, over, Job.created_at < from_now(-older_than_s)))
+    """Remove requests that came so long ago, and the work of answering them unless it still waits.
+
+    Of the oldest, so many as no table must be searched for; there are more of these than come meanwhile.
+    """
+    first = select(CommitmentRequest.id).order_by(CommitmentRequest.id).limit(AT_ONCE)
+    came_long_ago = CommitmentRequest.asked_at < from_now(-older_than_s)
+    old = session.scalars(
+        select(CommitmentRequest.id).where(CommitmentRequest.id.in_(first.scalar_subquery()), came_long_ago)
+    ).all()
+    over = (Job.kind == COMMIT, Job.subject.in_([str(each) for each in old]), Job.state != JobState.WAITING)
+    ended = session.scalars(delete(Job).where(*over).returning(Job.subject)).all()
+    gone = CommitmentRequest.id.in_([int(each) for each in ended])
+    session.execute(delete(CommitmentRequest).where(gone))
 
 
 def held(session: Session, uids: Collection[str]) -> dict[str, Instance]:
     """Those of these objects that we have received, by SOP Instance UID."""
-    return {each.uid: each for each in session.scalars(select(Instance).where(Instance.uid.in_(uids)))}
+    found = [session.scalars(select(Instance).where(Instance.uid.in_(some))).all() for some in chunks(uids)]
+    return {each.uid: each for each in chain(*found)}
 
 
 def aside(session: Session, uids: Collection[str]) -> Sequence[tuple[str, str]]:
     """(UID, path) of each file that was kept aside because these UIDs came with other pixels too."""
-    rows = session.execute(select(Variant.uid, Variant.path).where(Variant.uid.in_(uids)))
-    return [(row[0], row[1]) for row in rows]
+    query = select(Variant.uid, Variant.path)
+    rows = [session.execute(query.where(Variant.uid.in_(some))).all() for some in chunks(uids)]
+    return [(row[0], row[1]) for row in chain(*rows)]

@@ -1,7 +1,7 @@
 """The ledger's questions: what we hold of studies that a source lists, and its sums, day by day."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from db.chunks import chunks
 from db.clock import now
 from db.studies import FILE_LOST
 from db.tables import (
@@ -30,8 +31,6 @@ from hilum.eligibility import RADIOGRAPHS
 
 LOOKS_BACK_DAYS = 14
 """How long a day with gaps is asked for again each hour."""
-_AT_ONCE = 500
-"""UIDs in one statement: short transactions, since on SQLite each holds up all writers."""
 
 
 _NEXT = {StudyState.RECEIVED: "preparation", StudyState.PREPARED: "reading", StudyState.READ: "report"}
@@ -125,7 +124,7 @@ class Day:
 def held(session: Session, study_uids: Collection[str]) -> dict[str, Held]:
     """Study Instance UID -> what we hold of it; those that we do not know are left out."""
     found: dict[str, Held] = {}
-    for some in _chunks(study_uids):
+    for some in chunks(study_uids):
         images, deliveries = _images(session, some), _deliveries(session, some)
         work = _work(session, some)
         for study in session.scalars(select(Study).where(Study.study_uid.in_(some))):
@@ -144,7 +143,7 @@ def held(session: Session, study_uids: Collection[str]) -> dict[str, Held]:
 def known(session: Session, uids: Collection[str]) -> set[str]:
     """Those of these SOP Instance UIDs that we have received, in whichever study, and not lost since."""
     found: set[str] = set()
-    for some in _chunks(uids):
+    for some in chunks(uids):
         found |= set(session.scalars(select(Instance.uid).where(Instance.uid.in_(some), _is_kept())))
     return found
 
@@ -152,7 +151,7 @@ def known(session: Session, uids: Collection[str]) -> set[str]:
 def removed(session: Session, study_uids: Collection[str]) -> set[str]:
     """Those of these studies that were final, and whose rows were removed because of their age."""
     found: set[str] = set()
-    for some in _chunks(study_uids):
+    for some in chunks(study_uids):
         query = select(RemovedStudy.study_uid).where(RemovedStudy.study_uid.in_(some))
         found |= set(session.scalars(query))
     return found
@@ -190,12 +189,6 @@ def days(session: Session, first: date, last: date, *, source: str | None = None
 def first_day(session: Session, source: str) -> date | None:
     """The first day of a source that was ever summed."""
     return session.scalar(select(func.min(LedgerDay.day)).where(LedgerDay.source == source))
-
-
-def _chunks(uids: Collection[str]) -> Iterator[list[str]]:
-    ordered = sorted(uids)
-    for start in range(0, len(ordered), _AT_ONCE):
-        yield ordered[start : start + _AT_ONCE]
 
 
 def _images(session: Session, study_uids: Sequence[str]) -> dict[str, tuple[int, int, int]]:

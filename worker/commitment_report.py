@@ -44,6 +44,7 @@ def report_commitment(request_id: str) -> None:
 def _report(claim: Claim) -> Sequence[Bell]:
     with transaction() as session:
         asked, age_s = commitments.requested(session, int(claim.subject))
+        commitments.forget_requests(session, older_than_s=FORGOTTEN_AFTER_S)
     try:
         report = _tell(settings().sender(asked.sender_ae), asked)
     except PacsUnavailable as error:
@@ -52,7 +53,6 @@ def _report(claim: Claim) -> Sequence[Bell]:
         return _given_up(claim, str(error))
     with transaction() as session:
         commitments.note_reported(session, asked.id)
-        commitments.forget_requests(session, older_than_s=FORGOTTEN_AFTER_S)
         wanted_again = jobs.finish(session, claim)
     log.info(
         "reported to %s: %d objects committed, %d not",

@@ -135,10 +135,13 @@ def test_old_requests_are_forgotten_with_their_work(database_url: str) -> None:
         session.execute(
             update(Job).where(Job.subject == old).values(created_at=from_now(-60), state=JobState.DONE)
         )
+        waiting = commitments.request(session, "MODALITY", Request("3", {"1": CLASS}))
+        late = CommitmentRequest.id == int(str(waiting))
+        session.execute(update(CommitmentRequest).where(late).values(asked_at=from_now(-60)))
         commitments.forget_requests(session, older_than_s=30)
     with transaction() as session:
-        assert session.scalars(select(CommitmentRequest.transaction_uid)).all() == ["2"]
-        assert session.scalars(select(Job.subject)).all() == [new]
+        assert session.scalars(select(CommitmentRequest.transaction_uid)).all() == ["2", "3"]
+        assert session.scalars(select(Job.subject)).all() == [new, waiting]
 
 
 def test_commitments_go_with_their_delivery(database_url: str) -> None:
