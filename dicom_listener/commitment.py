@@ -89,10 +89,12 @@ def _ask(event: Event, bells: Bells) -> None:
 def _take(event: Event, bells: Bells) -> None:
     if event.event_type not in (commitment.ALL_COMMITTED, commitment.SOME_FAILED):
         raise Refused(status.NO_SUCH_EVENT, "the event is no report on storage commitment")
-    report = commitment.read_report(event.event_information)
     destinations = settings().committing(event.assoc.requestor.ae_title)
-    with transaction() as session:
-        hurried = commitments.answer(session, report, destinations=destinations)
+    hurried = None
+    if destinations:  # of others a report is not even read: it may be long
+        report = commitment.read_report(event.event_information)
+        with transaction() as session:
+            hurried = commitments.answer(session, report, destinations=destinations)
     if hurried is None:
         raise Refused(status.INVALID_ARGUMENT, "the transaction is none that we asked of this caller")
     for kind, subject, urgent in hurried:

@@ -34,6 +34,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler
 from dicom_listener.spool import Spool
 from dicom_listener.status import NOT_ITS_CLASS, Refused
 from hilum import tls
+from hilum.commitment import PUSH_MODEL
 from hilum.settings import settings
 from hilum.store import Store
 
@@ -42,7 +43,9 @@ log = logging.getLogger(__name__)
 _LONGEST_REQUEST = 1 << 18
 """Bytes of an A-ASSOCIATE-RQ: 128 presentation contexts with many transfer syntaxes stay below."""
 _LONGEST_IN_MEMORY = 1 << 18
-"""Bytes of a message other than a C-STORE's data set, which streams to disk: 2,000 references fit."""
+"""Bytes of a message other than a C-STORE's data set, which streams to disk."""
+_LONGEST_ON_COMMITMENT = 1 << 21
+"""Bytes of one on storage commitment, before which all are answered: 13,000 of the longest references."""
 _MOST_UNANSWERED = 8
 _LONGEST_WAIT_S = 10.0
 _LISTEN_MS = 200
@@ -242,7 +245,7 @@ class Messages(DIMSEServiceProvider):
             wire(self.assoc).begin_anew()
         if spool is None:
             self._gathered += len(value[1])
-        if self._gathered > _LONGEST_IN_MEMORY or self._unanswered >= _MOST_UNANSWERED:
+        if self._gathered > self._longest_in_memory(value[0]) or self._unanswered >= _MOST_UNANSWERED:
             raise OverflowError
         if self.message is not None and wire(self.assoc).is_slow(settings().idle_timeout_s):
             raise TimeoutError
@@ -257,6 +260,11 @@ class Messages(DIMSEServiceProvider):
             self._unanswered += 1
         elif spool is None and self.message._data_set_file is not None:
             self._start_spool(self.message)
+
+    def _longest_in_memory(self, context_id: int) -> int:
+        context = self.assoc._accepted_cx.get(context_id)
+        commits = context is not None and context.abstract_syntax == PUSH_MODEL
+        return _LONGEST_ON_COMMITMENT if commits and not self._unanswered else _LONGEST_IN_MEMORY
 
     def _start_spool(self, message: DIMSEMessage) -> None:
         limits = settings()
