@@ -323,8 +323,8 @@ class Settings(BaseSettings):
     training_least_verdicts: int = Field(
         100,
         ge=0,
-        description="images with a verdict that came since the last training before another begins by itself; "
-        "0: none does",
+        description="images with a verdict that came since the last training before another begins by "
+        "itself; 0: none does",
     )
     training_budget_s: float = Field(
         14_400,
@@ -347,15 +347,15 @@ class Settings(BaseSettings):
         0.3,
         gt=0,
         le=1,
-        description="largest part of the new verdicts that may contradict a finding of 90 % or more; above it "
-        "no training begins",
+        description="largest part of the new verdicts that may contradict a finding of 90 % or more; above "
+        "it no training begins",
     )
     gate_margin: float = Field(
         0.05,
         gt=0,
         lt=1,
-        description="loss that would be borne in one slice of the test patients, or of one class, in parts of "
-        "1; a network that may lose more does not pass the gate",
+        description="loss that would be borne in one slice of the test patients, or of one class, in parts "
+        "of 1; a network that may lose more does not pass the gate",
     )
     gate_overall_margin: float = Field(
         0.02, gt=0, lt=1, description="likewise, in accuracy and macro AUROC of all test patients"
@@ -538,8 +538,8 @@ class Settings(BaseSettings):
         is_known = not self.senders or self.sender(self.constancy_ae_title) is not None
         if self.constancy_hour is not None and not is_known:
             raise ValueError(
-                f"constancy_hour: phantoms are sent as {self.constancy_ae_title}, which is no sender: add it to "
-                "senders, with the destinations that may get phantoms"
+                f"constancy_hour: phantoms are sent as {self.constancy_ae_title}, which is no sender: add it "
+                "to senders, with the destinations that may get phantoms"
             )
         return self
 
