@@ -26,6 +26,7 @@ from db.upsert import insert
 from hilum.errors import LeaseLost
 
 DEATHS_BEFORE_QUARANTINE = 3
+KILLED_ITS_WORKER = f"the worker died {DEATHS_BEFORE_QUARANTINE} times while at it"
 ATTEMPTS_BEFORE_FAILED = 5
 BELL_PATIENCE_S = 30
 """Seconds after which a bell that nobody answered counts as lost."""
@@ -206,7 +207,7 @@ def free_expired(session: Session) -> list[Job]:
             rung_at=None,
             deaths=Job.deaths + 1,
             state=case((last, JobState.QUARANTINED.value), else_=JobState.WAITING.value),
-            error=case((last, _killed_its_worker()), else_=Job.error),
+            error=case((last, KILLED_ITS_WORKER), else_=Job.error),
         )
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)
@@ -287,6 +288,14 @@ def cancel(session: Session, study_uid: str) -> int:
     return _changed(session, statement.values(state=JobState.CANCELLED, lease_token=None, lease_until=None))
 
 
+def stop(session: Session, kind: str, subject: str) -> bool:
+    """Cancel one piece of work that is not done; False when there is none. Its worker loses the lease."""
+    unfinished = Job.state.not_in([JobState.DONE, JobState.CANCELLED])
+    statement = update(Job).where(_named(kind, subject), unfinished)
+    values = {"state": JobState.CANCELLED, "lease_token": None, "lease_until": None}
+    return bool(_changed(session, statement.values(**values)))
+
+
 def lock_study(session: Session, study_uid: str) -> None:
     """Wait until nobody else is at a study's row, and keep others waiting until this transaction ends.
 
@@ -346,7 +355,3 @@ def _changed(session: Session, statement: Update) -> int:
 
 def _now_column() -> ColumnElement[datetime]:
     return now().label("now")
-
-
-def _killed_its_worker() -> str:
-    return f"the worker died {DEATHS_BEFORE_QUARANTINE} times while at it"

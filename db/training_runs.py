@@ -3,11 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from db import alerts
 from db.clock import now
-from db.tables import RunState, TrainingRun
+from db.jobs import Claim
+from db.tables import Job, RunState, TrainingRun
+from db.upsert import insert
+from hilum.errors import LeaseLost
+
+ALERT, ALERT_OF = "training", "training"
+"""Kind and subject of the alert that the last training did not come to its end."""
+UNFINISHED = (RunState.WAITING, RunState.RUNNING)
 
 
 def begin(session: Session, recipe: Mapping[str, Any]) -> int:
@@ -18,6 +26,72 @@ def begin(session: Session, recipe: Mapping[str, Any]) -> int:
     return run.id
 
 
+def want(session: Session, recipe: str, *, slot: str | None = None) -> int | None:
+    """Write down that a training is wanted, and return its number; None when its slot has one already."""
+    values = {"slot": slot, "state": RunState.WAITING, "recipe": {"name": recipe}, "succeeded": False}
+    statement = insert(session, TrainingRun).values(**values, folder="", artefact="")
+    made = statement.on_conflict_do_nothing(index_elements=["slot"]).returning(TrainingRun.id)
+    run_id: int | None = session.execute(made).scalar_one_or_none()
+    return run_id
+
+
+def get(session: Session, run_id: int) -> TrainingRun | None:
+    return session.get(TrainingRun, run_id, populate_existing=True)
+
+
+def latest(session: Session, most: int) -> list[TrainingRun]:
+    """The trainings that were wanted last, the last one first."""
+    return list(session.scalars(select(TrainingRun).order_by(TrainingRun.id.desc()).limit(most)))
+
+
+def unfinished(session: Session) -> TrainingRun | None:
+    """The training that waits or goes on, the first one where there are several."""
+    query = select(TrainingRun).where(TrainingRun.state.in_(UNFINISHED)).order_by(TrainingRun.id)
+    return session.scalar(query.limit(1))
+
+
+def has_slot(session: Session, slot: str) -> bool:
+    return session.scalar(select(TrainingRun.id).where(TrainingRun.slot == slot)) is not None
+
+
+def set_out(session: Session, run_id: int, *, folder: str) -> TrainingRun:
+    """Write down that a worker is at it; when it began counts from the first time."""
+    run = session.get_one(TrainingRun, run_id, populate_existing=True)
+    if run.state is not RunState.RUNNING:
+        _set(session, run_id, state=RunState.RUNNING, folder=folder, started_at=now(), progress=None)
+    return session.get_one(TrainingRun, run_id, populate_existing=True)
+
+
+def settle(session: Session, run_id: int, *, snapshot_digest: str, recipe: Mapping[str, Any]) -> None:
+    """Write down what a run learns from, and by which recipe: they stay as they are."""
+    _set(session, run_id, snapshot_digest=snapshot_digest, recipe=dict(recipe))
+
+
+def since_begun_s(session: Session, run_id: int) -> float:
+    """Seconds since a worker first set out on a run, by the database's clock."""
+    row = session.execute(select(TrainingRun.started_at, now().label("now")).where(TrainingRun.id == run_id))
+    began, present = row.one()
+    return float((present - began).total_seconds())
+
+
+def note_progress(session: Session, held: Claim, run_id: int, progress: Mapping[str, Any]) -> None:
+    """Write down how far a run has come.
+
+    Raises LeaseLost when the run was stopped, or taken over: the caller's transaction must not be committed.
+    """
+    token = session.scalar(select(Job.lease_token).where(Job.id == held.id))
+    if token != held.token:
+        raise LeaseLost(f"training {run_id} was stopped, or taken over by another worker")
+    _set(session, run_id, progress=dict(progress))
+
+
+def resume(session: Session, run_id: int) -> bool:
+    """Have a run that failed or was stopped go on; False when it is no such one."""
+    again = update(TrainingRun).where(TrainingRun.id == run_id, TrainingRun.state == RunState.FAILED)
+    values = {"state": RunState.WAITING, "error": None, "ended_at": None}
+    return bool(session.execute(again.values(**values)).rowcount)  # type: ignore[attr-defined]
+
+
 def succeed(session: Session, run_id: int, *, artefact: str, manifest: Mapping[str, Any]) -> None:
     """Write down where the run's network lies, and what its manifest says of it."""
     _end(
@@ -26,9 +100,11 @@ def succeed(session: Session, run_id: int, *, artefact: str, manifest: Mapping[s
         succeeded=True,
         state=RunState.TRAINED,
         artefact=artefact,
+        network_digest=str(manifest.get("digest", "")),
         data_digest=str(manifest.get("data", {}).get("digest", "")),
         metrics=dict(manifest.get("metrics", {})),
     )
+    alerts.end(session, ALERT, ALERT_OF)
 
 
 def judge(session: Session, run_id: int, *, passed: bool, gate: Mapping[str, Any]) -> None:
@@ -43,6 +119,15 @@ def fail(session: Session, run_id: int, *, error: str) -> None:
     _end(session, run_id, succeeded=False, state=RunState.FAILED, error=error)
 
 
+def give_up(session: Session, run_id: int, *, error: str) -> None:
+    """Write down that a run failed, and raise the alert that says so."""
+    fail(session, run_id, error=error)
+    alerts.note(session, ALERT, ALERT_OF, f"training {run_id}: {error}")
+
+
 def _end(session: Session, run_id: int, **values: object) -> None:
-    statement = update(TrainingRun).where(TrainingRun.id == run_id)
-    session.execute(statement.values(ended_at=now(), **values))
+    _set(session, run_id, ended_at=now(), **values)
+
+
+def _set(session: Session, run_id: int, **values: object) -> None:
+    session.execute(update(TrainingRun).where(TrainingRun.id == run_id).values(**values))

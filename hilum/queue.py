@@ -24,24 +24,28 @@ log = logging.getLogger(__name__)
 PREPARE = "worker.prepare"
 CLASSIFY = "worker.classify"
 SHADOW = "worker.shadow"
+VERDICT = "worker.verdict"
 REPORT = "worker.report"
 DELIVER = "worker.deliver"
 COMMIT = "worker.commit"
 LEDGER = "worker.ledger"
 SWEEP = "worker.sweep"
 RETENTION = "worker.retention"
+NIGHT = "training.night"
 TRAIN = "training.train"
 
 QUEUES: dict[str, tuple[str, ...]] = {
     PREPARE: ("prepare.urgent", "prepare"),
     CLASSIFY: ("classify.urgent", "classify"),
     SHADOW: ("classify",),  # rung for only when nothing waits for the champion
+    VERDICT: ("prepare.urgent", "prepare"),  # a stranger's bytes, as images are
     REPORT: ("deliver",),
     DELIVER: ("deliver",),
     COMMIT: ("deliver",),
     LEDGER: ("deliver",),  # a source is slow to tell, and the sweep must not wait for it
     SWEEP: ("sweep",),
     RETENTION: ("sweep",),
+    NIGHT: ("training",),
     TRAIN: ("training",),
 }
 """Kind of work -> its queues; of two, the first is for urgent studies."""
@@ -51,6 +55,8 @@ _ONE_MORE_TRY = {"max_retries": 1, "interval_start": 0}
 """At once, since a pooled connection may be a dead one; kombu would wait 6 s for a broker that is away."""
 _RETENTION_S = 60.0
 """Seconds between two looks for what is old; each takes a second at most."""
+_NIGHT_S = 300.0
+"""Seconds between two looks whether a training should begin."""
 
 
 class _Unacknowledged(redis.QoS):
@@ -81,6 +87,22 @@ def steady_now() -> datetime:
     Beat goes by it: a machine's clock that is set back an hour would keep the sweep away for an hour.
     """
     return _BEGAN_AT + timedelta(seconds=time.monotonic() - _BEGAN_S)
+
+
+class _WhereHeard(schedule):
+    """A schedule that keeps silent while its last message waits: where nobody trains, one is all there is."""
+
+    def is_due(self, last_run_at: datetime) -> Any:
+        said = super().is_due(last_run_at)
+        return (False, said.next) if said.is_due and _waits(queue_of(NIGHT)) else said
+
+
+def _waits(name: str) -> bool:
+    """Whether a message waits in a queue, as far as the broker tells."""
+    try:
+        return depths()[name] > 0
+    except (OperationalError, OSError):
+        return True
 
 
 def _configuration() -> dict[str, Any]:
@@ -127,6 +149,11 @@ def _configuration() -> dict[str, Any]:
                 "schedule": schedule(_RETENTION_S, nowfun=steady_now),
                 "options": {"queue": "sweep", "expires": _RETENTION_S},
             },
+            "night": {
+                "task": NIGHT,
+                "schedule": _WhereHeard(_NIGHT_S, nowfun=steady_now),
+                "options": {"queue": "training", "expires": _NIGHT_S},
+            },
         },
     }
 
@@ -151,7 +178,7 @@ def _begin(**said: object) -> None:
 def _tells_something(record: logging.LogRecord) -> bool:
     """What beat sends every few seconds would be three lines of each log at INFO, for ever."""
     said = record.getMessage()
-    return record.levelno != logging.INFO or not (SWEEP in said or RETENTION in said)
+    return record.levelno != logging.INFO or not any(name in said for name in (SWEEP, RETENTION, NIGHT))
 
 
 def queue_of(kind: str, *, urgent: bool = False) -> str:

@@ -1,9 +1,11 @@
 """What a training tells while it runs: a bar, a line per epoch, its history as JSON and as a figure."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,7 +15,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from training.recipe import Recipe
 
-HISTORY, CURVES = "history.json", "learning-curves.png"
+HISTORY, CURVES, PROGRESS = "history.json", "learning-curves.png", "progress.json"
+_TELL_EVERY_S = 2.0
 
 
 def shown(seeds: Sequence[int], doing: str, *, quiet: bool) -> Iterable[int]:
@@ -25,9 +28,10 @@ def shown(seeds: Sequence[int], doing: str, *, quiet: bool) -> Iterable[int]:
 class Bar:
     """A bar in a terminal, with the time left; elsewhere, one line per epoch and nothing else."""
 
-    def __init__(self, recipe: Recipe, steps_per_epoch: int, *, quiet: bool) -> None:
+    def __init__(self, recipe: Recipe, steps_per_epoch: int, folder: Path, *, quiet: bool) -> None:
         console = Console(quiet=quiet)
         self._recipe, self._steps = recipe, steps_per_epoch
+        self._told = Told(None if quiet else folder)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,8 +42,8 @@ class Bar:
             disable=not console.is_terminal,
             speed_estimate_period=120,
         )
-        total = steps_per_epoch * sum(stage.epochs * stage.size_px**2 for stage in recipe.stages)
-        self._task = self._progress.add_task("", total=total, told="")
+        self._total = steps_per_epoch * sum(stage.epochs * stage.size_px**2 for stage in recipe.stages)
+        self._task = self._progress.add_task("", total=self._total, told="")
         self._console, self._stepped_at = console, time.monotonic()
 
     def __enter__(self) -> "Bar":
@@ -48,6 +52,7 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        self._told.tell(doing="publishing")
 
     def show(self, epoch: int, step: int, loss: float) -> None:
         """Show that a step of an epoch, both counted from 0, has been done."""
@@ -59,6 +64,7 @@ class Bar:
         self._progress.update(
             self._task, completed=done, description=f"epoch {epoch + 1}/{recipe.epochs}", told=told
         )
+        self._told.step(done / self._total, epoch + 1, recipe.epochs, loss, speed)
 
     def _cost(self, epochs: int) -> int:
         """What the first epochs take, in pixels of their images' area."""
@@ -70,6 +76,39 @@ class Bar:
         line = f"epoch {entry['epoch']}/{self._recipe.epochs}: {', '.join(said)}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._stepped_at = time.monotonic()
+
+
+class Told:
+    """What other processes are told of a training: a small file, written every few seconds."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._first: tuple[float, float] | None = None
+        self._told_at = -math.inf
+
+    def step(self, done: float, epoch: int, epochs: int, loss: float, images_per_s: float) -> None:
+        """Tell of a step: which part of the training is done, in [0, 1], and how fast it goes."""
+        now = time.monotonic()
+        began_at, before = self._first = self._first or (now, done)
+        if now - self._told_at < _TELL_EVERY_S:
+            return
+        self._told_at = now
+        pace = (done - before) / (now - began_at) if now > began_at else 0.0
+        self.tell(
+            doing="learning",
+            done=done,
+            epoch=epoch,
+            epochs=epochs,
+            loss=loss,
+            images_per_s=images_per_s,
+            left_s=(1 - done) / pace if pace else None,
+        )
+
+    def tell(self, **said: Any) -> None:
+        if self._folder is not None:
+            aside = self._folder / f"{PROGRESS}.new"
+            aside.write_text(json.dumps(said), encoding="utf-8")
+            aside.replace(self._folder / PROGRESS)
 
 
 def write(history: Sequence[dict[str, float]], folder: Path) -> None:

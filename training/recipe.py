@@ -1,8 +1,10 @@
 """A recipe: every number of a training run, read from a TOML file."""
 
+import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -238,17 +240,33 @@ def find(named: str) -> Path:
 
 
 def read(file: Path) -> Recipe:
-    """Return the recipe in a TOML file.
+    """Return the recipe in a TOML file, or in a JSON file as a training of the night has it.
 
     Raises RecipeError, which names every key that is missing, unknown or of a wrong value.
     """
     try:
-        return Recipe.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        return checked(parsed(file), str(file))
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file}: not {_format(file)}: {error}") from error
+
+
+def checked(said: Mapping[str, Any], named: str) -> Recipe:
+    """Return the recipe that a mapping says, as `read` does."""
+    try:
+        return Recipe.model_validate(dict(said))
     except ValidationError as error:
-        faults = "\n".join(f"{file}: {_in_words(fault)}" for fault in error.errors())
+        faults = "\n".join(f"{named}: {_in_words(fault)}" for fault in error.errors())
         raise RecipeError(faults) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file}: not TOML: {error}") from error
+
+
+def parsed(file: Path) -> dict[str, Any]:
+    """Return what a recipe's file says, unchecked."""
+    text = file.read_text(encoding="utf-8")
+    return dict(json.loads(text) if _format(file) == "JSON" else tomllib.loads(text))
+
+
+def _format(file: Path) -> str:
+    return "JSON" if file.suffix == ".json" else "TOML"
 
 
 def _in_words(fault: ErrorDetails) -> str:

@@ -61,13 +61,18 @@ def families(images: Images) -> NDArray[np.str_]:
 
     That is one patient, or several where the same image (by its digest) occurs under more than one id.
     """
-    patients, of_patient = np.unique(images.patients, return_inverse=True)
-    digests, of_digest = np.unique(images.digests, return_inverse=True)
-    size = len(patients) + len(digests)
-    links = (np.ones(len(images)), (of_patient, len(patients) + of_digest))
+    return related(images.patients, images.digests)
+
+
+def related(patients: NDArray[np.str_], digests: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Return what `families` does, given whose each image is and what it is known by, (N,)."""
+    names, of_patient = np.unique(patients, return_inverse=True)
+    known, of_digest = np.unique(digests, return_inverse=True)
+    size = len(names) + len(known)
+    links = (np.ones(len(patients)), (of_patient, len(names) + of_digest))
     component = connected_components(coo_array(links, shape=(size, size)), directed=False)[1]
-    first = np.unique(component[: len(patients)], return_index=True)[1]  # patients are sorted
-    name_of = dict(zip(component[first], patients[first], strict=True))
+    first = np.unique(component[: len(names)], return_index=True)[1]  # patients are sorted
+    name_of = dict(zip(component[first], names[first], strict=True))
     return np.array([name_of[component[patient]] for patient in of_patient], np.str_)
 
 

@@ -21,17 +21,18 @@ from torch.nn.utils import clip_grad_norm_
 
 from hilum.errors import HilumError, Interrupted
 from hilum.network import LABELS, head_of, load_artefact, normalise, pooled
-from training import data, evaluate, head, progress, reader, split
+from training import data, evaluate, head, progress, reader, snapshot, split
 from training import recipe as recipes
 from training.augment import resized
 from training.batches import Drawing, batch, seed
+from training.budget import ENDLESS, Budget
 from training.checkpoint import Checkpoint, Training
 from training.crew import Alone, Interruption, assembled
 from training.data import Images
 from training.learner import DEVICE, Learner, begin, predict, settle
 from training.losses import Loss, loss_of
 from training.recipe import Recipe, Stage
-from training.unseen import NothingUnseen, unseen
+from training.unseen import LEARNT, NothingUnseen, unseen
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +51,15 @@ def train(
     manifest: Path | None = None,
     cross_validation: Path | None = None,
     cache: Path | None = None,
+    budget: Budget = ENDLESS,
 ) -> Path:
     """Return the folder of a trained, calibrated and evaluated network: `out`/artefact.
 
     `images`, `manifest` and `cache` are what `training.reader.read` takes; phantoms alone need none.
     `cross_validation` is a file that `training.folds` wrote: its figures become part of the artefact. `out`
     also keeps the split, the checkpoint, `history.json` and its figure. The test part is looked at once, when
-    all is decided; an artefact that is there already stays as it is.
+    all is decided; an artefact that is there already stays as it is. When the budget is used up, learning
+    ends with the epoch.
     """
     from training.publish import notes_of, publish, read_cross_validation
 
@@ -68,7 +71,7 @@ def train(
         learner = begin(recipe)
         everything, parts = prepare(recipe, images, manifest, out, crew, cache=cache)
         if not is_finished(artefact, Training(recipe, everything, parts)):
-            run(recipe, learner, everything, parts, out, crew)
+            run(recipe, learner, everything, parts, out, crew, budget)
             if crew.rank == 0:
                 aside = empty(out / "artefact.new")
                 publish(
@@ -143,7 +146,15 @@ def prepare(
         If the file was altered, is of other images, or has a patient in two parts.
     """
     everything = gather_in_turn(recipe, images, manifest, crew, cache=cache)
-    parts = split_in(out, everything, lambda: _parts(recipe, everything), crew)
+    given = snapshot.parts_of(manifest) if manifest and recipe.needs_radiographs else None
+    if given is None:
+        parts = split_in(out, everything, lambda: _parts(recipe, everything), crew)
+    else:
+        parts = split_in(out, everything, lambda: _with_phantoms(recipe, everything, given), crew)
+        kept = ~(may_have_been_learnt(recipe, everything) & (parts == "test"))
+        if not kept.all():
+            log.warning("%d test images are left out: the first network has learnt from them", (~kept).sum())
+            everything, parts = everything.where(kept), parts[kept]
     check_parts(everything, parts, (everything.sources == data.PHANTOM) != recipe.needs_radiographs)
     return everything, parts
 
@@ -167,6 +178,14 @@ def _parts(recipe: Recipe, everything: Images) -> NDArray[np.str_]:
     return parts
 
 
+def _with_phantoms(recipe: Recipe, everything: Images, given: NDArray[np.str_]) -> NDArray[np.str_]:
+    """The parts that a manifest gives its images, and after them those of phantoms."""
+    if unknown := sorted({*given.tolist()} - {*data.PARTS}):
+        raise CannotTrain(f"{unknown[0]!r} is no part: a manifest's are {', '.join(data.PARTS)}")
+    phantoms = everything.known_of(everything.sources == data.PHANTOM)
+    return np.array([*given.tolist(), *phantom_parts(recipe, phantoms)], np.str_)
+
+
 def learnt_before(recipe: Recipe, everything: Images) -> NDArray[np.bool_]:
     """Return whose patients the network that a recipe begins with has learnt from, (N,): they cannot test it.
 
@@ -184,6 +203,17 @@ def learnt_before(recipe: Recipe, everything: Images) -> NDArray[np.bool_]:
             "or does not tell from whom. Give images of others, or put the split.csv of its training "
             "where this one's is to be"
         ) from error
+
+
+def may_have_been_learnt(recipe: Recipe, everything: Images) -> NDArray[np.bool_]:
+    """Return the same, (N,), as far as the network tells: where it does not, nobody.
+
+    Enough where the parts are given, and one who is tested on was never learnt from here.
+    """
+    ancestor = None if recipe.ancestor is None else load_artefact(recipe.ancestor)
+    if ancestor is None or LEARNT not in ancestor.manifest["sha256"]:
+        return np.zeros(len(everything), np.bool_)
+    return learnt_before(recipe, everything)
 
 
 def phantom_parts(recipe: Recipe, phantoms: Images) -> list[str]:
@@ -244,7 +274,13 @@ def check_parts(everything: Images, parts: NDArray[np.str_], needed: NDArray[np.
 
 
 def run(
-    recipe: Recipe, learner: Learner, everything: Images, parts: NDArray[np.str_], out: Path, crew: Alone
+    recipe: Recipe,
+    learner: Learner,
+    everything: Images,
+    parts: NDArray[np.str_],
+    out: Path,
+    crew: Alone,
+    budget: Budget = ENDLESS,
 ) -> None:
     """Train from the checkpoint in `out`, if there is one; the network is then finished.
 
@@ -256,7 +292,7 @@ def run(
     if (state := checkpoint.load(DEVICE)) is not None:
         learner.restore(dict(state))
     with Interruption() as interruption:
-        learn(recipe, learner, everything, parts, checkpoint, crew, interruption)
+        learn(recipe, learner, everything, parts, checkpoint, crew, interruption, budget)
     learner.network.load_state_dict(learner.best)
     head.finish(learner.network, recipe, everything.where(parts == "train"))
 
@@ -269,20 +305,27 @@ def learn(
     checkpoint: Checkpoint,
     crew: Alone,
     interruption: Interruption,
+    budget: Budget = ENDLESS,
 ) -> None:
     """Run the recipe's remaining epochs; afterwards `learner.best` holds the weights to keep.
 
     Best is the lowest validation loss among the epochs of the last stage, the only ones seen at full size.
+    When the budget is used up no epoch is begun any more, but for one of the last stage where there was none.
     """
     drawing = Drawing(recipe, everything, parts == "train")
     validation = everything.where(parts == "validation")
     loss_for = loss_of(recipe.loss)
-    with progress.Bar(recipe, drawing.steps, quiet=crew.rank > 0) as bar:
+    with progress.Bar(recipe, drawing.steps, checkpoint.folder, quiet=crew.rank > 0) as bar:
         while not learner.is_done(recipe):
+            if crew.any(budget.is_over):
+                if learner.best:
+                    break
+                learner.epoch = max(learner.epoch, recipe.epochs - recipe.stages[-1].epochs)
             stage = recipe.stage_of(learner.epoch)
             for batches in drawing.epoch(learner.epoch)[learner.step :]:
                 learner.network.train()
-                learner.schedule.before_step((learner.epoch + learner.step / drawing.steps) / recipe.epochs)
+                done = (learner.epoch + learner.step / drawing.steps) / recipe.epochs
+                learner.schedule.before_step(crew.of_first(max(done, budget.used)))
                 learner.optimizer.zero_grad()
                 losses = torch.zeros_like(learner.losses)
                 for number in crew.own(len(batches)):

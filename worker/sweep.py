@@ -6,10 +6,11 @@ from datetime import datetime
 
 from kombu.exceptions import OperationalError
 
-from db import jobs, setback
+from db import jobs, setback, training_runs
+from db.jobs import KILLED_ITS_WORKER
 from db.session import transaction
 from db.tables import JobState
-from hilum.queue import CLASSIFY, QUEUES, RETENTION, SHADOW, SWEEP, TRAIN, app, depths, queue_of, ring
+from hilum.queue import CLASSIFY, NIGHT, QUEUES, RETENTION, SHADOW, SWEEP, TRAIN, app, depths, queue_of, ring
 from hilum.settings import settings
 from hilum.store import Store
 
@@ -44,6 +45,9 @@ def sweep() -> None:
     _look_at_the_clock()
     with transaction() as session:
         freed = [(job.kind, job.subject, job.deaths, job.state) for job in jobs.free_expired(session)]
+        for kind, subject, _, state in freed:
+            if kind == TRAIN and state == JobState.QUARANTINED:
+                training_runs.give_up(session, int(subject), error=KILLED_ITS_WORKER)
     for kind, subject, deaths, state in freed:
         quarantined = ", quarantined" if state == JobState.QUARANTINED else ""
         log.warning("a worker died at %s of %s: death %d%s", kind, subject, deaths, quarantined)
@@ -91,6 +95,6 @@ def _ring_for_the_shadow(messages: int) -> None:
 def _kinds_by_queues() -> dict[tuple[str, ...], list[str]]:
     grouped: dict[tuple[str, ...], list[str]] = {}
     for kind, queues in QUEUES.items():
-        if kind not in (SHADOW, SWEEP, RETENTION, TRAIN):  # no jobs of a study, or none that are urgent
+        if kind not in (SHADOW, SWEEP, RETENTION, NIGHT):  # no jobs of a study, or none that are urgent
             grouped.setdefault(queues, []).append(kind)
     return grouped
