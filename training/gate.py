@@ -76,6 +76,12 @@ class Verdict:
         return dict(json.loads(json.dumps(content, allow_nan=False)))
 
 
+def verdict_of(told: Mapping[str, Any]) -> Verdict:
+    """Return the verdict that `Verdict.json` told."""
+    figures = {name: value for name, value in told.items() if name not in ("schema", "passed", "sentences")}
+    return Verdict(bool(told["passed"]), tuple(told["sentences"]), figures)
+
+
 def judge(
     champion: Artefact,
     challenger: Artefact,
