@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-import db.audit
 import db.retention
-from console.cli.studies import one_study
+from console.cli.studies import note, one_study
 from console.cli.terminal import NotThere, err, examples, out, require_a_site
 from console.tables import counted, plain
 from db.exports import Choice
@@ -39,7 +38,7 @@ def hold(study: Named, reason: Annotated[str, typer.Option(help="why, for those 
         study_uid = one_study(session, study)
         db.retention.hold(session, study_uid, because=reason)
         gone = session.get_one(Study, study_uid).files_removed_at
-        db.audit.note(session, actor=getpass.getuser(), action="hold", study_uid=study_uid, detail=reason)
+        note(session, "hold", study_uid, reason)
     out.print(f"on hold: {study_uid}")
     if gone:
         out.print(f"its files are gone: they were removed on {gone:%Y-%m-%d} (UTC) because of their age")
@@ -53,7 +52,7 @@ def release(study: Named) -> None:
         study_uid = one_study(session, study)
         was_held = db.retention.release(session, study_uid)
         if was_held:
-            db.audit.note(session, actor=getpass.getuser(), action="release", study_uid=study_uid)
+            note(session, "release", study_uid)
     out.print(f"released: {study_uid}" if was_held else f"it was not on hold: {study_uid}")
 
 
@@ -71,9 +70,7 @@ def settle(
         study_uid = one_study(session, study)
         count = db.retention.let_go_of_flagged(session, study_uid)
         if count:
-            db.audit.note(
-                session, actor=getpass.getuser(), action="settle", study_uid=study_uid, detail=reason
-            )
+            note(session, "settle", study_uid, reason)
     out.print(f"let go of {counted(count, 'object', 'objects')} of {study_uid}", highlight=False)
 
 

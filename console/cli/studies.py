@@ -16,6 +16,7 @@ import db.studies
 import db.tables
 import db.trouble
 from console.cli.terminal import NotThere, err, examples, out, require_a_site
+from console.tables import counted
 from db.session import transaction
 from db.tables import StudyState
 from hilum.queue import ring
@@ -121,7 +122,7 @@ def show(study: Study) -> None:
         found = _found(session, study)
         told = [study_report(session, each) for each in found]
         for shown in found:
-            db.audit.note(session, actor=getpass.getuser(), action="show", study_uid=shown.study_uid)
+            note(session, "show", shown.study_uid)
     for each in told:  # after the transaction: a pager may hold this up, and on SQLite all others with it
         out.print(each)
 
@@ -160,10 +161,8 @@ def cancel(study: Study) -> None:
     with transaction() as session:
         study_uid = one_study(session, study)
         count = db.jobs.cancel(session, study_uid)
-        db.audit.note(
-            session, actor=getpass.getuser(), action="cancel", study_uid=study_uid, detail=f"{count} jobs"
-        )
-    out.print(f"cancelled: {count} {'piece' if count == 1 else 'pieces'} of work")
+        note(session, "cancel", study_uid, f"{count} jobs")
+    out.print(f"cancelled: {counted(count, 'piece', 'pieces')} of work")
 
 
 def _replayed(study_uid: str | None) -> str:
@@ -171,7 +170,7 @@ def _replayed(study_uid: str | None) -> str:
     with transaction() as session:
         bells = db.jobs.replay(session, study_uid)
         detail = ", ".join(kind for kind, _, _ in bells)
-        db.audit.note(session, actor=getpass.getuser(), action="replay", study_uid=study_uid, detail=detail)
+        note(session, "replay", study_uid, detail)
     for kind, subject, urgent in bells:
         ring(kind, subject, urgent=urgent)
     return detail
@@ -185,6 +184,11 @@ def _found(session: Session, text: str) -> list[db.tables.Study]:
     if not found:
         raise NotThere(f"no study has the Study Instance UID, accession number or patient id {text!r}")
     return found
+
+
+def note(session: Session, action: str, study_uid: str | None, detail: str = "") -> None:
+    """Write into the audit what the person at this terminal does, and to which study."""
+    db.audit.note(session, actor=getpass.getuser(), action=action, study_uid=study_uid, detail=detail)
 
 
 def one_study(session: Session, text: str) -> str:
