@@ -13,6 +13,7 @@ from db.session import engine
 from hilum import queue
 from hilum.settings import Settings, settings
 from tests.peers.broker import Broker
+from tests.peers.certificates import Authority
 from tests.peers.helpers import free_port
 from tests.peers.orthanc import Orthanc
 from tests.peers.postgres import Postgres
@@ -112,6 +113,12 @@ def database_url(empty_database_url: str, hilum_env: SettingsChange) -> str:
     upgrade(empty_database_url)
     hilum_env(database_url=empty_database_url)
     return empty_database_url
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority of the test file's own."""
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture

@@ -52,11 +52,6 @@ NOT_OUR_NAME = (1, 1, 7)
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
 def room1(authority: Authority) -> Certificate:
     return authority.sign("room1")
 

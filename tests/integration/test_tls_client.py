@@ -22,11 +22,6 @@ from worker.pacs import Pacs
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
 def ours(authority: Authority) -> Certificate:
     return authority.sign("ours", days=20)
 

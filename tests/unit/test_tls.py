@@ -20,11 +20,6 @@ from tests.peers.certificates import Authority, Certificate
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
 def server(authority: Authority) -> Certificate:
     return authority.sign("server")
 
