@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from console.alerts import told as alerts_told
 from console.disk import disk
-from console.tables import add, counted, table
-from db import alerts, backups, jobs, reports, studies
+from console.tables import add, counted, plain, table
+from db import alerts, backups, drift, jobs, reports, studies
 from db.clock import now
 from db.session import transaction
 from db.tables import Circuit
@@ -44,6 +44,7 @@ def overview(settings: Settings) -> dict[str, Any]:
             "studies": {state.value: count for state, count in studies.counts(session).items()},
             "flagged": studies.flagged(session),
             "alerts": alerts_told(alerts.open(session)),
+            "held_back": {each.sender_ae: each.because for each in drift.holds(session)},
             "disk": _disk(session, settings),
             "backup": _backup(session, clock),
             "destinations": _destinations(session, settings, clock),
@@ -163,6 +164,9 @@ def rendered(view: dict[str, Any]) -> Group:
     if view["flagged"]:
         said = f"{view['flagged']} objects came under a known UID: `hilum studies --flagged` lists them"
         parts.append(Text(said, style="yellow"))
+    for sender, because in view["held_back"].items():
+        said = f"results of {sender} are held back: {because}: `hilum drift` tells more"
+        parts.append(Text(plain(said), style="yellow"))
     if view["alerts"]:
         kinds = ", ".join(dict.fromkeys(each["kind"] for each in view["alerts"]))
         said = f"{counted(len(view['alerts']), 'alert', 'alerts')} ({kinds}): `hilum alerts` lists them"

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Update,
     and_,
     case,
+    delete,
     func,
     literal_column,
     or_,
@@ -92,6 +93,19 @@ def want(
             },
         )
     )
+    return True
+
+
+def want_once(session: Session, kind: str, subject: str) -> bool:
+    """Record work of no study that is to be done once, a day's for example; False when it was wanted before.
+
+    What is over of other subjects is forgotten: the last one tells.
+    """
+    is_over = (Job.kind == kind, Job.subject != subject, Job.state != JobState.WAITING)
+    new = insert(session, Job).values(kind=kind, subject=subject, rung_at=from_now(0))
+    if not session.execute(new.on_conflict_do_nothing()).rowcount:  # type: ignore[attr-defined]
+        return False
+    session.execute(delete(Job).where(*is_over))
     return True
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from celery.signals import worker_process_shutdown
 from sqlalchemy.orm import Session
 
-from db import commitments, jobs, reports
+from db import commitments, drift, jobs, reports
 from db.commitments import Standing
 from db.jobs import Claim
 from db.session import transaction
@@ -31,6 +31,8 @@ TRIES_BETWEEN_SENDINGS = 4
 """What was answered with Success, but C-FIND does not show, is sent again at each fourth try."""
 MOST_TRIES = 10
 """How often a destination may say that it cannot understand us: about a quarter of an hour, by the pauses."""
+HELD_BACK_S = 1800
+"""Seconds between two looks at what is held back; who ends the hold lets it go at once."""
 
 _kept: dict[tuple[int, Destination, type[Pacs]], Pacs] = {}
 _P = TypeVar("_P", bound=Pacs)
@@ -49,6 +51,8 @@ class _Parcel:
     left_alone_s: float
     standing: Standing | None
     """How far the destination has committed itself, where that is its rule."""
+    held_because: str | None
+    """Why it must not be sent before a person allows it."""
 
     @property
     def is_committed(self) -> bool:
@@ -81,6 +85,8 @@ def _deliver(claim: Claim) -> Sequence[Bell]:
         return _refused(claim, parcel, because)
     if parcel.is_committed:
         return _final(claim, parcel)
+    if parcel.held_because and not parcel.was_sent:
+        return _held_back(claim, parcel, parcel.held_because)
     if parcel.left_alone_s:
         return _left_alone(claim, parcel)
     if parcel.was_sent and parcel.standing and _pause_s(parcel.standing, destination):
@@ -118,6 +124,7 @@ def _parcel(delivery_id: int) -> _Parcel:
             tries=delivery.tries,
             left_alone_s=reports.open_for_s(session, delivery.destination),
             standing=commitments.standing(session, delivery) if _commits(delivery.destination) else None,
+            held_because=drift.held_because(session, delivery.report.study_uid),
         )
 
 
@@ -224,6 +231,13 @@ def _left_alone(claim: Claim, parcel: _Parcel) -> list[Bell]:
     because = f"{parcel.destination} is away; left alone for a while"
     with transaction() as session:
         jobs.put_off(session, claim, pause_s=parcel.left_alone_s, because=because)
+    return []
+
+
+def _held_back(claim: Claim, parcel: _Parcel, because: str) -> list[Bell]:
+    with transaction() as session:
+        reports.note_error(session, parcel.id, because)
+        jobs.put_off(session, claim, pause_s=HELD_BACK_S, because=because)
     return []
 
 

@@ -9,11 +9,14 @@ import typer
 
 import db.alerts
 import db.audit
+import db.drift
 import db.verdicts
 from console.cli.studies import Study, one_study
-from console.cli.terminal import examples, out, require_a_site
+from console.cli.terminal import NotThere, examples, out, require_a_site
 from console.tables import counted, plain
 from db.session import transaction
+from hilum.queue import ring
+from hilum.settings import settings
 
 app = typer.Typer()
 
@@ -97,3 +100,66 @@ def list_(study: Study) -> None:
         said = db.verdicts.history(session, study_uid)
         db.audit.note(session, actor=getpass.getuser(), action="labels list", study_uid=study_uid)
     out.print(verdicts_table(said) if said else "nobody has said anything of it")
+
+
+drift = typer.Typer(
+    invoke_without_command=True,
+    help="Each sender's latest images and findings against the first ones that came from there.",
+)
+app.add_typer(drift, name="drift")
+
+
+@drift.callback(epilog=examples("hilum drift", "hilum drift --json"))
+def drift_(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Show, of each sender and view, how far its latest images are from its first ones.
+
+    Distances go from 0, alike, to 1, nothing in common; they are measured
+    once a day. What is beyond the limit is an alert, too (`hilum alerts`).
+    """
+    if context.invoked_subcommand is not None:
+        return
+    require_a_site()
+    from console.drift import rendered, told, view
+
+    with transaction() as session:
+        found = view(session, settings())
+    if as_json:
+        print(json.dumps(told(found), indent=1))  # noqa: T201 - not wrapped and not coloured
+    else:
+        out.print(rendered(found))
+
+
+@drift.command(
+    "accept",
+    epilog=examples(
+        "hilum drift accept ROOM1 --because 'new detector since Monday'",
+        "hilum drift accept ROOM1 --as-before --because 'the grid was missing, and is back'",
+    ),
+)
+def accept_drift(
+    sender: Annotated[str, typer.Argument(metavar="AE", help="the sender's AE title")],
+    because: Annotated[str, typer.Option(help="what was found, for those who look later")],
+    as_before: Annotated[
+        bool,
+        typer.Option("--as-before", help="its images are as they were: compare with the first ones still"),
+    ] = False,
+) -> None:
+    """End a sender's alerts; what was held back of its studies' results goes out.
+
+    What comes from now on is what later images are compared with, unless
+    they are as before. `hilum cancel` keeps a study's results from going out.
+    """
+    require_a_site()
+    with transaction() as session:
+        if sender not in {each.sender_ae for each in db.drift.references(session)}:
+            raise NotThere(f"nothing is known of images of {sender!r}: `hilum drift` lists the senders")
+        bells = db.drift.accept(
+            session, sender, actor=getpass.getuser(), because=because, as_before=as_before
+        )
+    for kind, subject, urgent in bells:
+        ring(kind, subject, urgent=urgent)
+    gone = f"; {counted(len(bells), 'report goes', 'reports go')} out" if bells else ""
+    out.print(f"accepted: {sender}{gone}", markup=False, highlight=False)
