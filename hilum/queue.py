@@ -5,6 +5,7 @@ import time
 import warnings
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from queue import Empty
 from typing import Any
 
 from celery import Celery, signals
@@ -13,6 +14,7 @@ from celery.schedules import crontab, schedule
 from kombu.entity import Queue
 from kombu.exceptions import ChannelError, OperationalError
 from kombu.transport import redis, virtual
+from redis.client import PubSub
 from redis.exceptions import RedisError
 
 from hilum.kernel import silence_options
@@ -31,9 +33,6 @@ COMMIT = "worker.commit"
 LEDGER = "worker.ledger"
 SWEEP = "worker.sweep"
 RETENTION = "worker.retention"
-DAILY = "worker.daily"
-DRIFT = "worker.drift"
-CONSTANCY = "worker.constancy"
 NIGHT = "training.night"
 TRAIN = "training.train"
 
@@ -48,9 +47,6 @@ QUEUES: dict[str, tuple[str, ...]] = {
     LEDGER: ("deliver",),  # a source is slow to tell, and the sweep must not wait for it
     SWEEP: ("sweep",),
     RETENTION: ("sweep",),
-    DAILY: ("deliver",),
-    DRIFT: ("deliver",),
-    CONSTANCY: ("deliver",),
     NIGHT: ("training",),
     TRAIN: ("training",),
 }
@@ -61,8 +57,6 @@ _ONE_MORE_TRY = {"max_retries": 1, "interval_start": 0}
 """At once, since a pooled connection may be a dead one; kombu would wait 6 s for a broker that is away."""
 _RETENTION_S = 60.0
 """Seconds between two looks for what is old; each takes a second at most."""
-_DAILY_S = 60.0
-"""Seconds between two looks whether the day's work is to be done."""
 _NIGHT_S = 300.0
 """Seconds between two looks whether a training should begin."""
 
@@ -83,6 +77,21 @@ class _Unacknowledged(redis.QoS):
 
 
 redis.Channel.QoS = _Unacknowledged
+_receive_one = redis.Channel._receive_one
+
+
+def _receive_what_is_there(channel: redis.Channel, listening: PubSub) -> Any:
+    """Read one control message, and do not wait for one.
+
+    kombu 5.7 reads in a worker's main loop, and redis-py 8 waits there without any timeout: a connection that
+    seemed to hold something, and does not, would stop the worker for good.
+    """
+    if not listening.connection.can_read(timeout=0):
+        raise Empty
+    return _receive_one(channel, listening)
+
+
+redis.Channel._receive_one = _receive_what_is_there
 
 app = Celery("hilum")
 
@@ -157,11 +166,6 @@ def _configuration() -> dict[str, Any]:
                 "schedule": schedule(_RETENTION_S, nowfun=steady_now),
                 "options": {"queue": "sweep", "expires": _RETENTION_S},
             },
-            "daily": {
-                "task": DAILY,
-                "schedule": schedule(_DAILY_S, nowfun=steady_now),
-                "options": {"queue": "deliver", "expires": _DAILY_S},
-            },
             "night": {
                 "task": NIGHT,
                 "schedule": _WhereHeard(_NIGHT_S, nowfun=steady_now),
@@ -191,9 +195,7 @@ def _begin(**said: object) -> None:
 def _tells_something(record: logging.LogRecord) -> bool:
     """What beat sends every few seconds would be three lines of each log at INFO, for ever."""
     said = record.getMessage()
-    return record.levelno != logging.INFO or not any(
-        name in said for name in (SWEEP, RETENTION, DAILY, NIGHT)
-    )
+    return record.levelno != logging.INFO or not any(name in said for name in (SWEEP, RETENTION, NIGHT))
 
 
 def queue_of(kind: str, *, urgent: bool = False) -> str:

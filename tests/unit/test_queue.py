@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from base64 import b64decode
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -111,6 +112,15 @@ def test_a_dead_connection_in_the_pool_costs_no_bell(broker: Broker, monkeypatch
     with redis.Redis.from_url(broker.url) as client:
         client.client_kill_filter(_type="normal", skipme=True)
     assert ring(PREPARE, "1.2.4")
+
+
+@pytest.mark.timeout(30)
+def test_a_worker_does_not_wait_for_a_control_message_that_is_not_there(broker: Broker) -> None:
+    with queue.app.connection_for_read() as connection, connection.channel() as channel:
+        channel.subclient.psubscribe("control")
+        assert channel.subclient.parse_response()[0] == b"psubscribe"
+        with pytest.raises(Empty):
+            channel._receive_one(channel.subclient)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such option")
