@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from console.doctor import examine
+from console import doctor
 from db import jobs, ledger, retention, studies
 from db.session import transaction
 from db.studies import FILE_LOST, Preparation, Recorded
@@ -97,7 +97,7 @@ def test_an_image_whose_file_is_lost_holds_up_no_other_and_is_read_once_it_comes
     with transaction() as session:
         told = {image.uid: image.not_assessed_because for image in studies.images(session, STUDY)}
         assert ledger.known(session, paths) == paths.keys() - {lost}
-    [check] = [check for check in examine() if check.name == "missing files"]
+    [check] = doctor._missing(settings())
     assert check.found == f"the files of 1 image are missing: of study {STUDY}"
     assert told == dict.fromkeys(paths) | {lost: FILE_LOST}
     assert job(PREPARE, STUDY).state == JobState.DONE
