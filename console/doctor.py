@@ -19,12 +19,12 @@ from console.exposure import exposures, risks
 from console.ledger import latest
 from console.overview import broker_depths, unheard
 from console.tables import counted
-from db import schema, trouble
+from db import networks, schema, trouble
 from db.session import transaction
 from hilum import tls
 from hilum.engine import choose_engine
 from hilum.errors import NetworkError, PacsUnavailable, SettingsError, StoreFull
-from hilum.network import load_artefact, shipped
+from hilum.network import load_artefact
 from hilum.pacs import Peer, Rejected
 from hilum.radiograph import decodable_transfer_syntaxes
 from hilum.settings import Destination, Sender, Settings, config_file, settings
@@ -175,13 +175,14 @@ def _decoders(ours: Settings) -> Check:
 
 
 def _network(ours: Settings) -> Check:
-    folder = ours.network_dir or shipped()
     try:
-        artefact = load_artefact(folder)
+        artefact = load_artefact(networks.in_use())
         engine = choose_engine(artefact, ours.device, ours.precision)
     except (NetworkError, OSError) as error:
         return Check(
-            "network", str(error), "correct network_dir, device and precision, or install Hilum anew"
+            "network",
+            str(error),
+            "correct network_dir, device and precision, or have another read: `hilum networks`",
         )
     what = f"{artefact.version}, digest {artefact.digest[:12]}"
     return Check("network", f"{what}; {engine.name} {engine.precision} on {engine.device}")

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.markup import escape
 
+from db import networks
 from hilum.engine import ENGINES, Engine, choose_engine, named_engine
 from hilum.errors import NetworkError, NotARadiograph, Undecodable
 from hilum.gradcam import heat_map
-from hilum.network import Artefact, load_artefact, shipped
+from hilum.network import Artefact, load_artefact
 from hilum.settings import settings
 from hilum.store import DISPLAY_FILE, INPUT_FILE
 from hilum.strangeness import why_refused
@@ -58,7 +59,7 @@ def engine_for(network: Path | None, name: str) -> Engine:
     Raises NetworkError or SettingsError when there is no such network or engine.
     """
     ours = settings()
-    artefact = load_artefact(network or ours.network_dir or shipped())
+    artefact = load_artefact(network or networks.in_use())
     if not name:
         return choose_engine(artefact, ours.device, ours.precision)
     if name not in ENGINES:

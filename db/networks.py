@@ -4,21 +4,27 @@ Each change of state is one transaction of the caller's. Whoever changes anythin
 unique index holds that there is one champion and one shadow at most.
 """
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import make_url, select
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from db import audit, findings
 from db.session import transaction
 from db.tables import NetworkChange, NetworkState, NetworkVersion
 from hilum import artefacts
+from hilum.engine import INT8_GRAPH
 from hilum.errors import HilumError, NetworkError
 from hilum.network import Artefact, shipped
 from hilum.settings import settings
 from hilum.store import Store
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "settings"
 """The actor of what follows from the configuration alone."""
@@ -85,6 +91,17 @@ def changes(session: Session, digest: str | None = None) -> list[NetworkChange]:
     """What was done with a network, or with all, the oldest first."""
     query = select(NetworkChange).order_by(NetworkChange.id)
     return list(session.scalars(query if digest is None else query.where(NetworkChange.digest == digest)))
+
+
+def in_use() -> Path:
+    """The folder of the network that reads here; of the settings' one where no database is, or answers."""
+    ours = settings()
+    if ours.database_url or Path(str(make_url(ours.database).database)).is_file():
+        with suppress(DBAPIError), transaction() as session:
+            reading = champion(session)
+            if reading is not None:
+                return Store(ours.store).path(reading.path)
+    return ours.network_dir or shipped()
 
 
 def install() -> None:
@@ -207,6 +224,8 @@ def after_gate(session: Session, digest: str, *, passed: bool, because: str) -> 
     if not passed:
         network.state = NetworkState.REFUSED
         _note(session, network, Action.REFUSED, GATE, because)
+    elif settings().precision == "int8" and INT8_GRAPH not in network.manifest.get("sha256", ()):
+        log.warning("%s stays a candidate: precision is int8, which it has not", network.version)
     elif settings().promote == "shadow":
         _put(session, network, NetworkState.SHADOW, Action.SHADOW, GATE, because)
     elif settings().promote == "champion":

@@ -152,7 +152,7 @@ def evaluate(
         Path | None, typer.Option("--html", dir_okay=False, help="a page to look at")
     ] = None,
     network: Annotated[
-        Path | None, typer.Option(file_okay=False, help="an artefact's folder; left out: the shipped one")
+        Path | None, typer.Option(file_okay=False, help="an artefact's folder; left out: the one in use here")
     ] = None,
     part: Annotated[
         Literal["test", "all"], typer.Option(help="all: also patients it learnt from, which flatters it")
@@ -172,8 +172,9 @@ def evaluate(
     alone would get.
     """
     _require_folder(images, manifest, "--images")
+    from db.networks import in_use
     from hilum.engine import choose_engine
-    from hilum.network import load_artefact, shipped
+    from hilum.network import load_artefact
 
     try:
         from training import page, reader, report
@@ -182,7 +183,7 @@ def evaluate(
     for file in (json_file, html_file):
         if file and not file.parent.is_dir():
             raise NotThere(f"there is no folder {file.parent} to write {file.name} to")
-    artefact = load_artefact(network or shipped())
+    artefact = load_artefact(network or in_use())
     engine = choose_engine(artefact, settings().device, settings().precision)
     if images is None:
         require_a_site()

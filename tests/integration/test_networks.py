@@ -16,6 +16,7 @@ from db.session import transaction
 from db.tables import Audit, NetworkState, NetworkVersion
 from hilum.errors import NetworkError
 from hilum.network import LABELS, Artefact
+from hilum.settings import settings
 from tests.conftest import SettingsChange
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -148,6 +149,21 @@ def test_what_passed_the_gate_becomes_what_the_settings_say(
     assert states()["c"] == "refused"
     with pytest.raises(NotPossible, match="did not pass the gate"):
         do(networks.promote, C)
+
+
+def test_what_cannot_read_in_the_precision_that_is_set_becomes_nothing_by_itself(
+    three: None, hilum_env: SettingsChange
+) -> None:
+    hilum_env(promote="champion", precision="int8")
+    with transaction() as session:
+        networks.after_gate(session, B, passed=True, because="better overall")
+    assert states()["b"] == "candidate"
+
+
+def test_without_a_database_the_network_of_the_settings_is_in_use(hilum_env: SettingsChange) -> None:
+    hilum_env(network_dir="/ours")
+    assert networks.in_use() == Path("/ours")
+    assert not (settings().data_dir / "hilum.sqlite").exists(), "looking makes none"
 
 
 def test_every_change_is_told_with_its_author_and_reason(three: None) -> None:

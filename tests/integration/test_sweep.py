@@ -1,12 +1,15 @@
 """The sweep: what workers and broker forgot is found, and nothing is rung twice."""
 
+import json
+
 import pytest
 from sqlalchemy import update
 
+from db import jobs
 from db.clock import from_now
 from db.session import transaction
 from db.tables import Job, JobState
-from hilum.queue import PREPARE, ring
+from hilum.queue import CLASSIFY, PREPARE, SHADOW, ring
 from tests.conftest import SettingsChange
 from tests.peers.broker import Broker
 from tests.peers.studies import RECEIVED, claim, job, receive
@@ -24,6 +27,11 @@ def broker(database_url: str, valkey: Broker, hilum_env: SettingsChange) -> Brok
 def _forget_bells() -> None:
     with transaction() as session:
         session.execute(update(Job).values(rung_at=from_now(-3600)))
+
+
+def _kind(message: bytes) -> str:
+    """The task that a message is for."""
+    return str(json.loads(message)["headers"]["task"])
 
 
 def _let_leases_run_out() -> None:
@@ -80,3 +88,19 @@ def test_without_a_broker_the_sweep_frees_work_all_the_same(broker: Broker) -> N
     broker.stop()
     sweep()
     assert job(PREPARE, STUDY).deaths == 1
+
+
+def test_a_shadow_is_rung_for_only_when_nothing_waits_for_the_champion(broker: Broker) -> None:
+    receive()
+    with transaction() as session:
+        session.execute(update(Job).values(state=JobState.DONE))
+        for kind in (CLASSIFY, SHADOW):
+            jobs.want(session, kind, STUDY, study_uid=STUDY)
+    _forget_bells()
+    sweep()
+    assert [_kind(message) for message in broker.messages("classify")] == [CLASSIFY]
+    broker.empty()
+    with transaction() as session:
+        session.execute(update(Job).where(Job.kind == CLASSIFY).values(state=JobState.DONE))
+    sweep()
+    assert [_kind(message) for message in broker.messages("classify")] == [SHADOW]
