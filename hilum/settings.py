@@ -2,20 +2,16 @@
 
 import json
 import os
-import re
 import tomllib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qs, quote, urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -30,10 +26,21 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as NotReadable
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
+from hilum import urls
 from hilum.errors import SettingsError
 from hilum.kernel import keep_from_others
+from hilum.peers import AeTitle, Destination, Port, Sender
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "LONGEST_SOCKET_PATH",
+    "Destination",
+    "Sender",
+    "Settings",
+    "config_file",
+    "settings",
+]
 
 CONFIG_VARIABLE = "HILUM_CONFIG"
 """Names the configuration file; without it `hilum.toml` in the working folder, if there is one."""
@@ -41,9 +48,6 @@ CONFIG_VARIABLE = "HILUM_CONFIG"
 LONGEST_SOCKET_PATH = 100
 """Characters: a Unix socket's path ends at 107 (unix(7))."""
 
-_DATABASES = ("sqlite", "postgresql", "postgresql+psycopg")
-_SECRETS = ("password", "passfile", "sslpassword")  # libpq's, of a URL's query
-_BROKERS = ("redis", "rediss", "redis+socket")
 _PATHS = (
     "data_dir",
     "store_dir",
@@ -57,148 +61,6 @@ _PATHS = (
 _EXPLAINED = "docs/configuration.md explains every setting, and `hilum init -` prints them"
 
 
-def _network(text: str) -> str:
-    ip_network(text)
-    return text
-
-
-def _ae_title(text: str) -> str:
-    if not text.strip() or len(text) > 16 or not text.isascii() or not text.isprintable() or "\\" in text:
-        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
-    return text.strip()
-
-
-def _fingerprint(text: str) -> str:
-    digits = text.replace(":", "").lower()
-    if not re.fullmatch("[0-9a-f]{64}", digits):
-        raise ValueError("a SHA-256 fingerprint has 64 hexadecimal digits, with or without colons")
-    return digits
-
-
-def _sop_class(text: str) -> str:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)+", text):
-        raise ValueError("a SOP class is named by its UID, like 1.2.840.10008.5.1.4.1.1.1.1")
-    return text
-
-
-def _database_url(text: str) -> str:
-    try:
-        url = make_url(text) if text else None
-        known = url is None or url.drivername in _DATABASES
-    except (ArgumentError, ValueError):  # its text would show a password
-        known = False
-    if not known:
-        raise ValueError("should be like postgresql+psycopg://user:password@host/name or sqlite:////file")
-    for name in _SECRETS:
-        if url is not None and name in url.query:  # it would be shown with the rest of the URL
-            raise ValueError(
-                f"{name} cannot stand behind the question mark: set database_password_file, or write "
-                "user:password@host"
-            )
-    return text
-
-
-def _broker_url(text: str) -> str:
-    if text and text.partition(":")[0] not in _BROKERS:
-        raise ValueError("should begin with redis://, rediss:// or redis+socket://")
-    if not _is_read_rightly(text):
-        raise ValueError("the password must be percent-encoded, or put into broker_password_file")
-    parts = urlsplit(text)
-    if parse_qs(parts.query).get("ssl_cert_reqs", ["required"]) != ["required"]:
-        raise ValueError("ssl_cert_reqs should be required, or left out: it is required then")
-    return text
-
-
-def _is_read_rightly(url: str) -> bool:
-    """Whether none of /?#[] in a password has ended it early, and what follows taken for port or path."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:  # its text would show a password
-        return False
-    return parts.scheme == "redis+socket" or "@" not in parts.path + parts.query + parts.fragment
-
-
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class Sender(BaseModel):
-    """A PACS or modality that may push to us, and where the results of its studies go."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    ae_title: AeTitle = Field(description="calling AE title")
-    addresses: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
-        (), description="addresses or networks it may call from; empty: any"
-    )
-    called_ae_title: AeTitle | None = Field(
-        None, description="AE title it must call; left out: as for all, by listener_ae_title"
-    )
-    tls: bool = Field(
-        False, description="whether it must call by DICOM TLS, on listener_tls_port, and is called so"
-    )
-    certificate_sha256: tuple[Annotated[str, AfterValidator(_fingerprint)], ...] = Field(
-        (),
-        description="SHA-256 fingerprints of its certificates: it must call by TLS with one of them; "
-        "empty: with any that tls_ca knows",
-    )
-    sop_classes: tuple[Annotated[str, AfterValidator(_sop_class)], ...] = Field(
-        (), description="UIDs of the storage SOP classes it may send; empty: all"
-    )
-    objects_per_minute: int | None = Field(
-        None,
-        ge=6,
-        description="objects it may send a minute, per listener process; above it the answers come slower; "
-        "left out: any number",
-    )
-    destinations: tuple[str, ...] | None = Field(
-        None, description="names of the destinations of its results; left out: all of them"
-    )
-    urgent: bool = Field(False, description="whether its studies go before those of others")
-    host: str = Field("", description="name or address at which it takes calls of ours; empty: it takes none")
-    port: Port = Field(104, description="TCP port at which it takes them")
-    query_ae_title: AeTitle | None = Field(
-        None, description="AE title that we call it by; left out: its calling AE title"
-    )
-    retrieve: Literal["c-move", "c-get"] | None = Field(
-        None,
-        description="how the ledger asks for images that never came, which needs host; "
-        "left out: the ledger does not ask it",
-    )
-
-    @property
-    def answers_to(self) -> str:
-        """The AE title that we call it by."""
-        return self.query_ae_title or self.ae_title
-
-
-class Destination(BaseModel):
-    """A PACS we send results to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(
-        min_length=1, max_length=64, description="the word it is called by in senders, tables and logs"
-    )
-    ae_title: AeTitle = Field(description="called AE title")
-    host: str = Field(description="name or address")
-    port: Port = Field(description="TCP port")
-    tls: bool = Field(
-        False, description="whether to call it by DICOM TLS; its certificate must name the host"
-    )
-    final_when: Literal["success", "c-find", "commitment"] = Field(
-        "success",
-        description="what makes a delivery final: the C-STORE's Success, the object found again by C-FIND, "
-        "or storage commitment",
-    )
-    commitment_timeout_s: float = Field(
-        600,
-        ge=1,
-        description="seconds without a report on storage commitment after which it is asked for again",
-    )
-
-
 class Settings(BaseSettings):
     """Every setting with its unit and default."""
 
@@ -208,13 +70,13 @@ class Settings(BaseSettings):
         Path("hilum-data"),
         description="folder of all that Hilum keeps by default; folders in the file are seen from there",
     )
-    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+    database_url: Annotated[str, AfterValidator(urls.database_url)] = Field(
         "", repr=False, description="SQLAlchemy URL (postgresql+psycopg://...); empty: SQLite in data_dir"
     )
     database_password_file: Path | None = Field(
         None, description="file of the password that belongs into database_url"
     )
-    broker_url: Annotated[str, AfterValidator(_broker_url)] = Field(
+    broker_url: Annotated[str, AfterValidator(urls.broker_url)] = Field(
         "",
         repr=False,
         description="redis:// or rediss:// URL of the Celery broker; empty: the Valkey that `hilum up` "
@@ -453,7 +315,7 @@ class Settings(BaseSettings):
         """The broker's URL in force, with its password."""
         if not self.broker_url:
             return f"redis+socket://{self.embedded_socket}"
-        return _verifying(_with_password(self.broker_url, self._broker_password))
+        return urls.verifying(urls.with_password(self.broker_url, self._broker_password))
 
     @property
     def store(self) -> Path:
@@ -577,22 +439,6 @@ def _secret(name: str, file: Path | None) -> str:
         return file.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{name}: cannot be read: {error}") from None
-
-
-def _with_password(url: str, password: str) -> str:
-    if not password:
-        return url
-    parts = urlsplit(url)
-    user, _, place = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}:{quote(password, safe='')}@{place}").geturl()
-
-
-def _verifying(url: str) -> str:
-    """The same URL, by which a certificate is asked for: kombu takes any where `rediss://` alone is given."""
-    parts = urlsplit(url)
-    if parts.scheme != "rediss" or "ssl_cert_reqs=" in parts.query:
-        return url
-    return parts._replace(query=f"{parts.query}&ssl_cert_reqs=required".lstrip("&")).geturl()
 
 
 class _File(TomlConfigSettingsSource):
