@@ -14,7 +14,6 @@ from celery.schedules import crontab, schedule
 from kombu.entity import Queue
 from kombu.exceptions import ChannelError, OperationalError
 from kombu.transport import redis, virtual
-from redis.client import PubSub
 from redis.exceptions import RedisError
 
 from hilum.kernel import silence_options
@@ -33,6 +32,9 @@ COMMIT = "worker.commit"
 LEDGER = "worker.ledger"
 SWEEP = "worker.sweep"
 RETENTION = "worker.retention"
+DAILY = "worker.daily"
+DRIFT = "worker.drift"
+CONSTANCY = "worker.constancy"
 NIGHT = "training.night"
 TRAIN = "training.train"
 
@@ -47,6 +49,9 @@ QUEUES: dict[str, tuple[str, ...]] = {
     LEDGER: ("deliver",),  # a source is slow to tell, and the sweep must not wait for it
     SWEEP: ("sweep",),
     RETENTION: ("sweep",),
+    DAILY: ("deliver",),
+    DRIFT: ("deliver",),
+    CONSTANCY: ("deliver",),
     NIGHT: ("training",),
     TRAIN: ("training",),
 }
@@ -57,6 +62,8 @@ _ONE_MORE_TRY = {"max_retries": 1, "interval_start": 0}
 """At once, since a pooled connection may be a dead one; kombu would wait 6 s for a broker that is away."""
 _RETENTION_S = 60.0
 """Seconds between two looks for what is old; each takes a second at most."""
+_DAILY_S = 60.0
+"""Seconds between two looks whether the day's work is to be done."""
 _NIGHT_S = 300.0
 """Seconds between two looks whether a training should begin."""
 
@@ -80,7 +87,7 @@ redis.Channel.QoS = _Unacknowledged
 _receive_one = redis.Channel._receive_one
 
 
-def _receive_what_is_there(channel: redis.Channel, listening: PubSub) -> Any:
+def _receive_what_is_there(channel: redis.Channel, listening: Any) -> Any:
     """Read one control message, and do not wait for one.
 
     kombu 5.7 reads in a worker's main loop, and redis-py 8 waits there without any timeout: a connection that
@@ -91,7 +98,7 @@ def _receive_what_is_there(channel: redis.Channel, listening: PubSub) -> Any:
     return _receive_one(channel, listening)
 
 
-redis.Channel._receive_one = _receive_what_is_there
+redis.Channel._receive_one = _receive_what_is_there  # type: ignore[method-assign]
 
 app = Celery("hilum")
 
@@ -166,6 +173,11 @@ def _configuration() -> dict[str, Any]:
                 "schedule": schedule(_RETENTION_S, nowfun=steady_now),
                 "options": {"queue": "sweep", "expires": _RETENTION_S},
             },
+            "daily": {
+                "task": DAILY,
+                "schedule": schedule(_DAILY_S, nowfun=steady_now),
+                "options": {"queue": "deliver", "expires": _DAILY_S},
+            },
             "night": {
                 "task": NIGHT,
                 "schedule": _WhereHeard(_NIGHT_S, nowfun=steady_now),
@@ -195,7 +207,9 @@ def _begin(**said: object) -> None:
 def _tells_something(record: logging.LogRecord) -> bool:
     """What beat sends every few seconds would be three lines of each log at INFO, for ever."""
     said = record.getMessage()
-    return record.levelno != logging.INFO or not any(name in said for name in (SWEEP, RETENTION, NIGHT))
+    return record.levelno != logging.INFO or not any(
+        name in said for name in (SWEEP, RETENTION, DAILY, NIGHT)
+    )
 
 
 def queue_of(kind: str, *, urgent: bool = False) -> str:
