@@ -12,6 +12,7 @@ from db.jobs import Claim
 from db.tables import Job, RunState, TrainingRun
 from db.upsert import insert
 from hilum.errors import LeaseLost
+from hilum.queue import TRAIN
 
 ALERT, ALERT_OF = "training", "training"
 """Kind and subject of the alert that the last training did not come to its end."""
@@ -35,10 +36,6 @@ def want(session: Session, recipe: str, *, slot: str | None = None) -> int | Non
     return run_id
 
 
-def get(session: Session, run_id: int) -> TrainingRun | None:
-    return session.get(TrainingRun, run_id, populate_existing=True)
-
-
 def latest(session: Session, most: int) -> list[TrainingRun]:
     """The trainings that were wanted last, the last one first."""
     return list(session.scalars(select(TrainingRun).order_by(TrainingRun.id.desc()).limit(most)))
@@ -52,6 +49,11 @@ def unfinished(session: Session) -> TrainingRun | None:
 
 def has_slot(session: Session, slot: str) -> bool:
     return session.scalar(select(TrainingRun.id).where(TrainingRun.slot == slot)) is not None
+
+
+def held_up_because(session: Session, run_id: int) -> str | None:
+    """Why an unfinished run does not go on at this moment; None when it does."""
+    return session.scalar(select(Job.error).where(Job.kind == TRAIN, Job.subject == str(run_id)))
 
 
 def set_out(session: Session, run_id: int, *, folder: str) -> TrainingRun:
@@ -123,6 +125,18 @@ def give_up(session: Session, run_id: int, *, error: str) -> None:
     """Write down that a run failed, and raise the alert that says so."""
     fail(session, run_id, error=error)
     alerts.note(session, ALERT, ALERT_OF, f"training {run_id}: {error}")
+
+
+def untracked(session: Session, most: int = 20) -> list[TrainingRun]:
+    """The judged runs that experiment tracking does not have yet, the first one first."""
+    is_judged = TrainingRun.state.in_((RunState.PASSED, RunState.REFUSED))
+    query = select(TrainingRun).where(is_judged, TrainingRun.tracking == "")
+    return list(session.scalars(query.order_by(TrainingRun.id).limit(most)))
+
+
+def note_tracking(session: Session, run_id: int, address: str) -> None:
+    """Write down where experiment tracking has a run."""
+    _set(session, run_id, tracking=address)
 
 
 def _end(session: Session, run_id: int, **values: object) -> None:

@@ -84,6 +84,14 @@ def go_on(session: Session, run_id: int) -> bool:
     return True
 
 
+def stop(session: Session, run_id: int, actor: str) -> bool:
+    """Stop a training, which keeps what it has learnt and can go on; False when it is over."""
+    if not jobs.stop(session, TRAIN, str(run_id)):
+        return False
+    training_runs.fail(session, run_id, error=f"stopped by {actor}")
+    return True
+
+
 def _wanted(session: Session, run_id: int | None) -> int | None:
     if run_id is not None:
         jobs.want(session, TRAIN, str(run_id), study_uid=None)
