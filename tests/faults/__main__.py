@@ -45,10 +45,17 @@ def main() -> int:
     progress.print(f"seed {seed}, {studies} studies, {what}, in {folder}")
     findings = Findings(f"{what}, seed {seed}", "")
     began_at = time.monotonic()
-    if asked.control:
-        as_it_should = control.run(folder, Random(seed), studies, findings)
-    else:
-        as_it_should = _run(folder, Random(seed), studies, database, findings)
+    as_it_should = False
+    try:
+        if asked.control:
+            as_it_should = control.run(folder, Random(seed), studies, findings)
+        else:
+            as_it_should = _run(folder, Random(seed), studies, database, findings)
+    finally:
+        if not as_it_should:
+            progress.print(
+                f"not as it should be: logs, database, store and all that was sent stay in {folder}"
+            )
     minutes = (time.monotonic() - began_at) / 60
     machine = f"{os.cpu_count()} processors, {minutes:.0f} minutes"
     findings.run = f"Seed {seed}, {studies} studies asked for, {what}, {machine}."
@@ -64,12 +71,16 @@ def _run(folder: Path, rng: Random, studies: int, database: str, findings: Findi
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # associations that end badly are our trade
     ledger, drawer = Ledger(), Drawer(folder / "sent", rng)
     site = Site(folder, rng, database=database, store_mb=STORE_MB + STORE_MB_PER_STUDY * studies)
+    as_it_should = False
     try:
         site.start()
         senders = Senders(ledger.acknowledge, ledger.begin)
-        return Rig(Scene(site, drawer, senders, ledger, rng), studies).run(findings)
+        as_it_should = Rig(Scene(site, drawer, senders, ledger, rng), studies).run(findings)
     finally:
+        if not as_it_should:
+            site.keep_database()
         site.stop()
+    return as_it_should
 
 
 if __name__ == "__main__":

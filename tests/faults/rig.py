@@ -41,13 +41,18 @@ class Rig:
         self._tallies: dict[str, Tally] = {}
         self._places: Counter[str] = Counter()
         """Where processes died of failpoints."""
+        self._missed: Counter[str] = Counter()
+        """Failpoints that no process came to."""
         self._given_up: set[str] = set()
 
     def run(self, findings: Findings) -> bool:
         """Break, mend, wait and compare; `findings` get what came of it. True when all is as it should be."""
+        began_at = time.monotonic()
         for number, fault in enumerate(self._order(), start=1):
             what = self._round(fault, number)
-            progress.print(f"{number}/{self._faults} {fault.name}: {what}", soft_wrap=True)
+            left_min = (time.monotonic() - began_at) / number * (self._faults - number) / 60
+            told = f"{time.strftime('%H:%M:%S')} {number}/{self._faults} {fault.name}: {what}"
+            progress.print(f"{told}; about {left_min:.0f} minutes left", soft_wrap=True)
         self._wait_until_final(set(self._scene.ledger.begun()), time.monotonic())
         self._scene.senders.stop()
         return self._tell(compare(self._scene.ledger, self._scene.site), findings)
@@ -78,6 +83,7 @@ class Rig:
         except Missed:
             self._send(share // 2)
             self._wait_until_final(set(self._scene.ledger.begun()), time.monotonic())
+            self._missed[fault.name] += 1
             return "missed"
         recovery_s = self._wait_until_final(struck, mended_at)
         tally = self._tallies.setdefault(fault.name, Tally())
@@ -101,6 +107,7 @@ class Rig:
     def _wait_until_final(self, studies: set[str], since: float) -> float:
         while waiting := (self._scene.ledger.open() & studies) - self._given_up:
             if time.monotonic() > since + GIVEN_UP_AFTER_S:
+                progress.print(f"given up: {', '.join(sorted(waiting))}", soft_wrap=True)
                 self._given_up |= waiting
                 break
             time.sleep(_POLL_S)
@@ -109,16 +116,17 @@ class Rig:
     def _tell(self, comparison: Comparison, findings: Findings) -> bool:
         for uid, complaints in [*comparison.lost.items(), *comparison.doubled.items()]:
             progress.print(f"study {uid}: {'; '.join(complaints)}", soft_wrap=True)
-        times = sum(tally.times for tally in self._tallies.values())
-        slowest_s = max(tally.slowest_s for tally in self._tallies.values())
+        injected = sum(tally.times for tally in self._tallies.values())
+        slowest_s = max((tally.slowest_s for tally in self._tallies.values()), default=0.0)
         studies, lost, doubled = (
             len(each) for each in (self._scene.ledger.begun(), comparison.lost, comparison.doubled)
         )
         findings.tables = [self._rows(comparison)]
-        if self._places:
-            findings.tables.append(counted("killed", self._places))
+        for heading, times in (("killed", self._places), ("missed", self._missed)):
+            if times:
+                findings.tables.append(counted(heading, times))
         findings.last_line = (
-            f"faults: {times} injected in {len(self._tallies)} kinds, {studies} studies, "
+            f"faults: {injected} injected in {len(self._tallies)} kinds, {studies} studies, "
             f"{lost} lost, {doubled} doubled, slowest recovery {slowest_s:.0f} s"
         )
         return not comparison.lost and not comparison.doubled and slowest_s <= RECOVERS_WITHIN_S

@@ -67,6 +67,11 @@ class Site:
         assert self._system is not None, "the site has not started"
         return self._system
 
+    def keep_database(self) -> None:
+        """Write PostgreSQL's database, which goes with its server, beside the logs; SQLite's lies there."""
+        if self.postgres:
+            self.postgres.dump(settings().database, self._folder / "database.sql")
+
     def stop(self) -> None:
         if self._system:
             self._system.stop()

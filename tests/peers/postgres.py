@@ -50,6 +50,12 @@ class Postgres:
     def drop(self, url: str) -> None:
         self._execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
+    def dump(self, url: str, file: Path) -> None:
+        """Write a database into a file, as far as the server is there."""
+        address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "hilum", url.rpartition("/")[2]]
+        with file.open("wb") as out:
+            subprocess.run([_binary("pg_dump"), *address], stdout=out)
+
     def crash(self) -> None:
         """End at once, in the midst of all transactions; the next start recovers."""
         self._process.send_signal(signal.SIGQUIT)
