@@ -42,8 +42,8 @@ def run(failpoints: Failpoints, store: Path, role: str = "deliver@%h") -> tuple[
     ("step", "when", "place"),
     [
         ("write", "amid", "amid write in store.Store.write"),
-        ("fsync", "after", "after fsync in store.Store.write > store.Store.place"),
-        ("rename", "before", "before rename in store.Store.write > store.Store.place"),
+        ("fsync", "after", "after fsync in store.Store.place > store.Store._put"),
+        ("rename", "before", "before rename in store.Store.place > store.Store._put"),
         ("commit", "before", "before commit in "),
     ],
 )
