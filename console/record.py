@@ -77,6 +77,7 @@ def study_report(session: Session, study: Study) -> Group:
         *(Text(plain(line)) for line in _how_it_is_kept(study)),
         _images(studies.images(session, uid), said),
         *_verdicts(verdicts.history(session, uid)),
+        *(Text(plain(line)) for line in _unheard(studies.without_verdict(session, uid))),
         _reports(session, uid),
         _work(jobs.of_study(session, uid)),
     )
@@ -135,6 +136,12 @@ def _said(image: Instance, finding: Finding | None) -> tuple[str, str]:
     ranked = sorted(finding.probabilities.items(), key=lambda item: -float(item[1]))
     shares = ", ".join(f"{label} {share:.2f}" for label, share in ranked)
     return finding.label, f"{shares}; {strangeness}"
+
+
+def _unheard(objects: Sequence[Instance]) -> Iterator[str]:
+    for each in objects:
+        kind, because = _kind(each.sop_class_uid), each.no_verdict_because
+        yield f"no verdict, or not all, from the {kind} {each.uid} of {each.sender_ae}: {because}"
 
 
 def _verdicts(said: Sequence[Verdict]) -> list[Table]:

@@ -12,7 +12,8 @@ from db import jobs, retention
 from db.clock import from_now, now
 from db.tables import Instance, ReportObject, Role, Series, Study, StudyState, Variant
 from db.upsert import insert
-from hilum.queue import PREPARE
+from hilum.labels import SPOKEN_IN
+from hilum.queue import PREPARE, VERDICT
 
 _PLAIN = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian}
 """Transfer syntaxes in which the same pixels are the same bytes."""
@@ -56,7 +57,7 @@ class Recorded(StrEnum):
     NEW = "new"
     OURS = "ours"
     OTHER = "other"
-    """It has no pixels: kept and recorded, and nothing follows from it."""
+    """It has no pixels: kept and recorded, and nothing follows from it, unless a person speaks in it."""
     DUPLICATE = "duplicate"
     """Known with these pixels, or in another compression: the first file stands, this one is not needed."""
     AGAIN = "again"
@@ -77,6 +78,8 @@ class Record:
     """Whether a bell for the study's preparation is needed."""
     urgent: bool = False
     """Whether the study is urgent, by this object or another."""
+    may_speak: bool = False
+    """Whether a person may have given a verdict in it, and a bell is needed for a look."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,22 @@ def record(
         return _record_known(session, received, settle_s, holds)
     retention.spare(session, [received.path])
     if role is not Role.IMAGE:
-        return Record(Recorded(role.value), received.path, ring=False)
+        may_speak = role is Role.OTHER and received.sop_class_uid in SPOKEN_IN
+        if may_speak:
+            jobs.want(session, VERDICT, received.uid, study_uid=received.study_uid)
+        return Record(Recorded(role.value), received.path, ring=False, may_speak=may_speak)
     return _to_be_read(session, Recorded.NEW, received.study_uid, received.path, settle_s)
 
 
 def images(session: Session, study_uid: str) -> list[Instance]:
     """The study's instances that were sent to be read, in the order of their UIDs."""
     query = select(Instance).where(Instance.study_uid == study_uid, Instance.role == Role.IMAGE)
+    return list(session.scalars(query.order_by(Instance.uid)))
+
+
+def without_verdict(session: Session, study_uid: str) -> list[Instance]:
+    """The study's objects in which a person may have spoken, and that brought no verdict, or not all."""
+    query = select(Instance).where(Instance.study_uid == study_uid, Instance.no_verdict_because.is_not(None))
     return list(session.scalars(query.order_by(Instance.uid)))
 
 

@@ -58,7 +58,7 @@ class Role(StrEnum):
     OURS = "ours"
     """A report or heat map of ours that a PACS sent back to us."""
     OTHER = "other"
-    """An object without pixels, such as a key object note or a presentation state: kept and recorded only."""
+    """An object without pixels: a key object note or report, in which a person may speak, or another one."""
 
 
 class JobState(StrEnum):

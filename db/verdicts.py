@@ -13,8 +13,10 @@ from typing import Any
 from sqlalchemy import Row, ScalarSelect, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
-from db.tables import Instance, Role, Study, Verdict
+from db import jobs
+from db.tables import Instance, Report, ReportObject, Role, Study, Verdict
 from hilum.labels import REJECTED, VERDICTS
+from hilum.queue import VERDICT
 
 _AT_ONCE = 500
 """UIDs in one query: databases take only so many parameters."""
@@ -23,6 +25,9 @@ FILE_REMOVED = "file removed"
 NOT_ASSESSED = "not assessed"
 READERS_DISAGREE = "readers disagree"
 IS_REJECTED = "rejected"
+
+NAMES_UNKNOWN = "it names no image of ours, or one that is not here yet"
+"""Why an object brought no verdict, or not all: when images come, it is heard again."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +89,19 @@ def add_all(session: Session, said: Sequence[Said]) -> list[Verdict]:
             raise ValueError(f"{each.label!r} is none of {', '.join(VERDICTS)}")
     uids = {each.uid for each in said}
     _lock(session, uids)
-    brought = _brought(session, {each.uid for each in said if each.origin is not None})
+    brought_before = _verdicts_brought(session, {each.uid for each in said if each.origin is not None})
     standing = {(verdict.uid, verdict.author): verdict for verdict in standing_on(session, uids)}
     added: list[Verdict] = []
     for each in said:
         before = standing.get((each.uid, each.author))
-        known = brought.get((each.uid, each.origin or ""))
+        known = brought_before.get((each.uid, each.origin or ""))
         if known is None and before is not None and _is_outdated(each, before):
             known = before
         if known is None:
             known = _new(session, each, before)
             standing[each.uid, each.author] = known
             if each.origin is not None:
-                brought[each.uid, each.origin] = known
+                brought_before[each.uid, each.origin] = known
         added.append(known)
     session.flush()
     return added
@@ -133,6 +138,37 @@ def history(session: Session, study_uid: str) -> list[Verdict]:
     of_study = select(Verdict).join(Instance, Instance.uid == Verdict.uid)
     ordered = of_study.where(Instance.study_uid == study_uid).order_by(Verdict.uid, Verdict.id)
     return list(session.scalars(ordered))
+
+
+def brought(session: Session, uids: Collection[str], origin: str) -> set[str]:
+    """Those of these images on which this origin has brought a verdict."""
+    found: set[str] = set()
+    for some in _chunks(uids):
+        query = select(Verdict.uid).where(Verdict.uid.in_(some), Verdict.origin == origin)
+        found |= set(session.scalars(query))
+    return found
+
+
+def hear_again(session: Session, study_uid: str) -> list[str]:
+    """Want another look at a study's objects that spoke of images which were not here; return their UIDs."""
+    unheard = select(Instance.uid).where(
+        Instance.study_uid == study_uid, Instance.no_verdict_because == NAMES_UNKNOWN
+    )
+    uids = list(session.scalars(unheard.order_by(Instance.uid)))
+    return [uid for uid in uids if jobs.want(session, VERDICT, uid, study_uid=study_uid)]
+
+
+def report_files(session: Session, uids: Collection[str]) -> dict[str, str]:
+    """Of these UIDs, those of objects of our own reports -> their files, as far as they are here."""
+    found: dict[str, str] = {}
+    for some in _chunks(uids):
+        query = (
+            select(ReportObject.uid, ReportObject.path)
+            .join(Report)
+            .where(ReportObject.uid.in_(some), Report.removed_at.is_(None))
+        )
+        found |= {row[0]: row[1] for row in session.execute(query)}
+    return found
 
 
 def disagree(standing_on_one: Iterable[Verdict]) -> bool:
@@ -242,7 +278,7 @@ def _is_outdated(said: Said, before: Verdict) -> bool:
     return said.said_at is not None and (then is None or said.said_at < then)
 
 
-def _brought(session: Session, uids: Collection[str]) -> dict[tuple[str, str], Verdict]:
+def _verdicts_brought(session: Session, uids: Collection[str]) -> dict[tuple[str, str], Verdict]:
     """SOP Instance UID and origin -> the verdict that it brought."""
     found: dict[tuple[str, str], Verdict] = {}
     for some in _chunks(uids):

@@ -27,6 +27,7 @@ from dicom_listener.spool import Spool
 from dicom_listener.status import Refused
 from dicom_listener.upper_layer import caller, let_go, wire
 from hilum.errors import StoreFull
+from hilum.queue import VERDICT
 from hilum.settings import Settings, settings
 from hilum.store import INSTANCES, Store
 
@@ -135,6 +136,8 @@ def _keep(event: Event, store: Store, bells: Bells) -> int | Dataset:
         store.require(record.path)  # it may have been removed because of its age before the row was locked
     if record.ring:
         bells.ring(instance.study_uid, urgent=record.urgent, settle_s=limits.settle_s)
+    if record.may_speak:
+        bells.ring_now(VERDICT, instance.uid)
     return _answer(event, store, instance, record)
 
 

@@ -3,7 +3,13 @@
 import re
 from collections.abc import Mapping
 
-from pydicom.sr.coding import Code
+from pydicom.uid import (
+    BasicTextSRStorage,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    KeyObjectSelectionDocumentStorage,
+)
 
 from hilum.network import LABELS
 
@@ -13,13 +19,27 @@ VERDICTS = (*LABELS, REJECTED)
 """What a person can say of an image."""
 LOCAL_SCHEME = "99HILUM"
 """Coding scheme of the codes that are ours; private designators begin with 99 (PS3.16 section 8)."""
-FINDING_CODES: Mapping[str, Code] = {
-    "Normal": Code("17621005", "SCT", "Normal"),
-    "Pneumonia": Code("233604007", "SCT", "Pneumonia"),
-    "COVID-19": Code("840539006", "SCT", "COVID-19"),
-    "Other": Code("OTHER", LOCAL_SCHEME, "Other abnormality"),
+CODES: Mapping[str, tuple[str, str, str]] = {
+    "Normal": ("17621005", "SCT", "Normal"),
+    "Pneumonia": ("233604007", "SCT", "Pneumonia"),
+    "COVID-19": ("840539006", "SCT", "COVID-19"),
+    "Other": ("OTHER", LOCAL_SCHEME, "Other abnormality"),
+    REJECTED: ("113001", "DCM", "Rejected for Quality Reasons"),
 }
-"""The code that says each of the network's labels; "Other" is abnormal and must never read as normal."""
+"""Value, scheme and meaning of the code that says each; "Other" is abnormal and must never read as normal.
+
+That of "Rejected" is the title of a note that rejects images (PS3.16, CID 7010).
+"""
+SPOKEN_IN = frozenset(
+    {
+        BasicTextSRStorage,
+        EnhancedSRStorage,
+        ComprehensiveSRStorage,
+        Comprehensive3DSRStorage,
+        KeyObjectSelectionDocumentStorage,
+    }
+)
+"""Storage SOP classes of objects in which a person may have given a verdict."""
 
 
 def label_of(written: str) -> str | None:
@@ -32,8 +52,14 @@ def verdict_of(written: str) -> str | None:
     return REJECTED if _plain(written) == _plain(REJECTED) else label_of(written)
 
 
+def verdict_of_code(value: str, scheme: str) -> str | None:
+    """What a coded finding says of an image; None when it is nothing that we know."""
+    return _BY_CODE.get((value, scheme))
+
+
 def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
+_BY_CODE = {(value, scheme): label for label, (value, scheme, _) in CODES.items()}
 _BY_PLAIN = {_plain(label): label for label in LABELS}

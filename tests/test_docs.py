@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from console.cli import app
 from db.tables import DeliveryState, JobState, StudyState
 from dicom_listener import status
-from hilum.labels import FINDING_CODES
+from hilum.labels import CODES
 from hilum.radiograph import decodable_transfer_syntaxes
 from hilum.settings import Destination, Sender, Settings
 
@@ -74,4 +74,4 @@ def test_the_conformance_statement_names_what_is_spoken() -> None:
     assert [uid for uid in uids if f"{uid} |" not in said and f".{uid.rpartition('.')[2]}" not in said] == []
     codes = [value for name, value in vars(status).items() if name.isupper()]
     assert [hex(code) for code in codes if f"| 0x{code:04X} |" not in said] == []
-    assert [code.value for code in FINDING_CODES.values() if code.value not in said] == []
+    assert [value for value, _, _ in CODES.values() if value not in said] == []

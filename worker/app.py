@@ -16,6 +16,7 @@ from worker import (
     retention,
     shadow,
     sweep,
+    verdict,
 )
 
 require_settings()  # Celery would tell it by a traceback
@@ -35,4 +36,5 @@ __all__ = [
     "retention",
     "shadow",
     "sweep",
+    "verdict",
 ]

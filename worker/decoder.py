@@ -36,6 +36,20 @@ class Prepared:
     """`hilum.radiograph.pixel_hash`; empty when nothing had to be decoded."""
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """What an object says."""
+
+    author: str
+    """The person who says it, as the object writes the name; empty when it names none."""
+    said_at: str
+    """ISO 8601, with a zone; empty when the object does not say of which zone its time is."""
+    labels: dict[str, str]
+    """SOP Instance UID of what is meant -> one of `hilum.labels.VERDICTS`."""
+    because: str | None
+    """Why it says nothing, or nothing of some images; None when all is clear."""
+
+
 class Decoder:
     """Asks a process of its own to decode; not for use by several threads at once.
 
@@ -75,6 +89,13 @@ class Decoder:
         """
         request = {"task": "deidentify", "path": str(path), "out": str(out), "key": names.key.hex()}
         return Deidentified(**self._done(request | {"patient_id": patient_id, "looked_at": looked_at}))
+
+    def spoken(self, path: Path) -> Spoken:
+        """Return what a person says of images in a Key Object Selection or Structured Report.
+
+        Raises as `prepare` does.
+        """
+        return Spoken(**self._done({"task": "spoken", "path": str(path), "out": ""}))
 
     def close(self) -> None:
         """End the process; the next image starts another."""

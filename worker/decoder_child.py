@@ -34,6 +34,7 @@ from hilum.header import text
 from hilum.kernel import dying_with, fsync
 from hilum.pseudonyms import Deidentified, Pseudonyms
 from hilum.store import DISPLAY_FILE, INPUT_FILE
+from worker.spoken import LARGEST_BYTES, spoken
 
 DISPLAY_SIDE = 1024
 PIXELS_MB = 256
@@ -163,6 +164,14 @@ def _deidentify(file: BinaryIO, out: Path, *, key: str, patient_id: str, looked_
     return asdict(Deidentified(None, view, sex(header), age_years(header), sha256))
 
 
+def _spoken(file: BinaryIO, out: Path) -> Answer:
+    """Tell what a person says in an object without pixels; nothing is written."""
+    if os.fstat(file.fileno()).st_size > LARGEST_BYTES:
+        raise Undecodable(f"it is larger than {LARGEST_BYTES // _MB} MB: nobody writes so much")
+    with _reading():
+        return asdict(spoken(_whole(file)))
+
+
 def _why_kept_back(header: Dataset, *, looked_at: bool) -> str | None:
     if text(header, "BurnedInAnnotation") == "YES" and not looked_at:
         return "its header says that text is burned into its pixels"
@@ -245,7 +254,11 @@ def _own_stdout() -> io.TextIOWrapper:
     return answers
 
 
-_TASKS: dict[str, Callable[..., Answer]] = {"prepare": _prepare, "deidentify": _deidentify}
+_TASKS: dict[str, Callable[..., Answer]] = {
+    "prepare": _prepare,
+    "deidentify": _deidentify,
+    "spoken": _spoken,
+}
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from hilum.header import text
-from hilum.labels import FINDING_CODES
 from hilum.uids import derived_uid
 from worker.instance import in_zone_of, new_instance, reference
-from worker.results import NetworkName, ReadImage
+from worker.results import FINDING_CODES, NetworkName, ReadImage
 
 LONGEST_SIDE = 1024
 """Pixels of the radiograph's longer side in the capture."""

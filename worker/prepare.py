@@ -7,7 +7,7 @@ from functools import cache
 
 from sqlalchemy.orm import Session
 
-from db import jobs, retention, studies
+from db import jobs, retention, studies, verdicts
 from db.jobs import Claim
 from db.session import transaction
 from db.studies import FILE_LOST, Preparation
@@ -15,7 +15,7 @@ from db.tables import Instance, StudyState
 from db.work import Bell, work_on
 from hilum.eligibility import RADIOGRAPHS
 from hilum.errors import MachineAtFault, Undecodable
-from hilum.queue import CLASSIFY, PREPARE, REPORT, app
+from hilum.queue import CLASSIFY, PREPARE, REPORT, VERDICT, app
 from hilum.settings import settings
 from hilum.store import DISPLAY_FILE, INPUT_FILE, PREPARED, Store
 from worker.decoder import Decoder
@@ -42,8 +42,8 @@ def _prepare(claim: Claim) -> Sequence[Bell]:
         _require_still_lost(session, done)
         _require_still_there(session, done)
         studies.save_preparations(session, done)
+        bells = [Bell(VERDICT, uid) for uid in verdicts.hear_again(session, claim.subject)]
         kind = _next([image for image in studies.images(session, claim.subject) if image.prepared])
-        bells = []
         if kind is None:
             studies.reach(session, claim.subject, StudyState.NOT_READ)
         else:
@@ -78,7 +78,7 @@ def _prepared(image: Instance) -> Preparation:
     store = Store(settings().store)
     folder = store.folder(PREPARED, image.uid)
     try:
-        result = _decoder(os.getpid()).prepare(store.path(image.path), store.path(folder))
+        result = decoder(os.getpid()).prepare(store.path(image.path), store.path(folder))
     except Undecodable as error:
         return Preparation(image.uid, image.view, not_assessed_because=str(error), broken=True)
     except FileNotFoundError:
@@ -122,6 +122,6 @@ def _next(images: Sequence[Instance]) -> str | None:
 
 
 @cache
-def _decoder(pid: int) -> Decoder:
+def decoder(pid: int) -> Decoder:
     """The decoding process of this worker process."""
     return Decoder(timeout_s=settings().decode_timeout_s, memory_mb=settings().decode_memory_mb)

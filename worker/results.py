@@ -5,6 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from hilum.labels import CODES
+from hilum.network import LABELS
+
+FINDING_CODES: Mapping[str, Code] = {label: Code(*CODES[label]) for label in LABELS}
+"""The code that says each of the network's labels."""
 
 
 @dataclass(frozen=True)

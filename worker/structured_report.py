@@ -31,10 +31,10 @@ from pydicom.uid import Comprehensive3DSRStorage
 from hilum import __version__
 from hilum.eligibility import RADIOGRAPHS
 from hilum.header import text
-from hilum.labels import FINDING_CODES, LOCAL_SCHEME
+from hilum.labels import LOCAL_SCHEME
 from hilum.uids import derived_uid
 from worker.instance import new_instance
-from worker.results import NetworkName, Predecessor, ReadImage, StudyResult
+from worker.results import FINDING_CODES, NetworkName, Predecessor, ReadImage, StudyResult
 
 DISCLAIMER = "AI result, not for diagnosis; not a medical device."
 SERIES_NUMBER = 9001

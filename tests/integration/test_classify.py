@@ -40,8 +40,8 @@ def _no_decoder_and_no_network_stays(monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(reader, "readers", fresh)
     monkeypatch.setattr(classify, "readers", fresh)
     yield
-    prepare._decoder(os.getpid()).close()
-    prepare._decoder.cache_clear()
+    prepare.decoder(os.getpid()).close()
+    prepare.decoder.cache_clear()
 
 
 @sqlite

@@ -30,8 +30,8 @@ STUDY = RECEIVED.study_uid
 @pytest.fixture(autouse=True)
 def _no_decoder_stays() -> Iterator[None]:
     yield
-    prepare._decoder(os.getpid()).close()
-    prepare._decoder.cache_clear()
+    prepare.decoder(os.getpid()).close()
+    prepare.decoder.cache_clear()
 
 
 def test_a_radiograph_that_comes_meanwhile_has_its_turn_afterwards(

@@ -145,7 +145,7 @@ def test_an_object_without_pixels_changes_nothing_of_a_known_study() -> None:
         jobs.finish(session, held)
         studies.reach(session, STUDY, StudyState.DELIVERED)
     note = an_object(sop_class_uid=str(KeyObjectSelectionDocumentStorage), has_pixels=False)
-    assert record(note) == Record(Recorded.OTHER, note.path, ring=False)
+    assert record(note) == Record(Recorded.OTHER, note.path, ring=False, may_speak=True)
     with transaction() as session:
         assert session.get_one(Instance, note.uid).role == Role.OTHER
         assert session.get_one(Study, STUDY).state == StudyState.DELIVERED
