@@ -24,13 +24,11 @@ from hilum.gradcam import heat_map
 from hilum.queue import CLASSIFY, QUEUES, REPORT, SHADOW, app
 from hilum.radiograph import INPUT_SIZE, PREPROCESSING
 from hilum.settings import settings
-from hilum.store import Store
+from hilum.store import INPUT_FILE, Store
 from worker.appearance import appearance
 from worker.reader import Reader, load, readers, serving
 
 log = logging.getLogger(__name__)
-
-INPUT_FILE = "input.npy"
 
 
 @app.task(name=CLASSIFY)

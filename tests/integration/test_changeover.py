@@ -22,7 +22,7 @@ from hilum.network import LABELS, STRANGENESS, WEIGHTS, load_artefact
 from hilum.phantom import phantom
 from hilum.queue import CLASSIFY, PREPARE, REPORT, SHADOW
 from hilum.settings import settings
-from hilum.store import INSTANCES, PREPARED, Store
+from hilum.store import INPUT_FILE, INSTANCES, PREPARED, Store
 from hilum.strangeness import load
 from tests.conftest import SettingsChange
 from tests.integration.examples import an_object
@@ -87,7 +87,7 @@ def a_prepared_study(number: int) -> str:
         for uid in (f"{study}.1", f"{study}.2"):
             studies.record(session, an_object(uid=uid, study_uid=study, series_uid=f"{study}.0"), settle_s=0)
             folder = store.folder(PREPARED, uid)
-            np.save(store.path(folder) / classify.INPUT_FILE, rng.integers(0, 256, (224, 224), np.uint8))
+            np.save(store.path(folder) / INPUT_FILE, rng.integers(0, 256, (224, 224), np.uint8))
             studies.save_preparations(session, [Preparation(uid, prepared_path=folder, pixel_hash=uid)])
         session.execute(update(Job).where(Job.kind == PREPARE).values(state=JobState.DONE))
         jobs.want(session, CLASSIFY, study, study_uid=study)
