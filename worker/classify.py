@@ -112,8 +112,8 @@ def reads(its: Any) -> bool:
 
 
 def _begin() -> None:
-    try:
-        networks.install()  # another network in the settings than before takes its place now
-        load()
-    except (HilumError, SQLAlchemyError, OSError) as error:  # each study will say so, too
-        log.error("cannot load the network: %s", error)
+    for step in (networks.install, load):  # another network in the settings takes its place first
+        try:
+            step()
+        except (HilumError, SQLAlchemyError, OSError) as error:  # each study will say so, too
+            log.error("cannot load the network: %s", error)
