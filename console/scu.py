@@ -15,8 +15,6 @@ from hilum import pacs
 from hilum.commitment import PUSH_MODEL
 from hilum.errors import PacsUnavailable, Undecodable
 from hilum.pacs import Peer
-from hilum.settings import Settings
-from hilum.tls import files
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file goes out byte for byte, never re-encoded
 
@@ -28,13 +26,7 @@ _HEADER = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID")
 _MEANINGS = {0xA7: "it has no room or cannot keep it now: send it again", 0xC0: "it cannot understand it"}
 _NO_ANSWER = "the peer ended the association without an answer"
 
-
-def listener(ours: Settings, calling: str, *, called: str = "", tls: bool = False) -> Peer:
-    """Our own listener, called by TLS when it is to be or when it speaks nothing else."""
-    host = "127.0.0.1" if ours.listener_host in ("0.0.0.0", "::") else ours.listener_host  # noqa: S104
-    port = ours.listener_tls_port if tls and ours.listener_tls_port else ours.listener_port
-    secured = files(ours) if port == ours.listener_tls_port else None
-    return Peer(host, port, called or ours.listener_ae_title, calling, secured)
+listener = pacs.listener
 
 
 @dataclass(frozen=True)

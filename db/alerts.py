@@ -22,7 +22,7 @@ def note(session: Session, kind: str, subject: str, words: str) -> bool:
     if _changed(session, again):
         return False
     raised = insert(session, Alert).values(kind=kind, subject=subject, words=words)
-    if not _changed(session, raised.on_conflict_do_nothing()):  # another was faster, and says the same
+    if session.scalar(raised.on_conflict_do_nothing().returning(Alert.id)) is None:  # another was faster
         return False
     log.warning("alert: %s of %s: %s", kind, subject, words)
     return True

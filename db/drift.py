@@ -132,7 +132,7 @@ def references(session: Session) -> list[DriftReference]:
 def hold(session: Session, sender_ae: str, because: str) -> bool:
     """Hold a sender's results back; False when they are."""
     statement = insert(session, DriftHold).values(sender_ae=sender_ae, because=because)
-    return bool(session.execute(statement.on_conflict_do_nothing()).rowcount)  # type: ignore[attr-defined]
+    return session.scalar(statement.on_conflict_do_nothing().returning(DriftHold.sender_ae)) is not None
 
 
 def holds(session: Session) -> list[DriftHold]:

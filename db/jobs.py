@@ -103,7 +103,7 @@ def want_once(session: Session, kind: str, subject: str) -> bool:
     """
     is_over = (Job.kind == kind, Job.subject != subject, Job.state != JobState.WAITING)
     new = insert(session, Job).values(kind=kind, subject=subject, rung_at=from_now(0))
-    if not session.execute(new.on_conflict_do_nothing()).rowcount:  # type: ignore[attr-defined]
+    if session.scalar(new.on_conflict_do_nothing().returning(Job.id)) is None:
         return False
     session.execute(delete(Job).where(*is_over))
     return True

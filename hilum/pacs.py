@@ -15,6 +15,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # t
 from hilum import tls
 from hilum.errors import PacsUnavailable, RefusedByPacs, SettingsError
 from hilum.settings import Destination, Sender, Settings
+from hilum.tls import files
 
 FIND = StudyRootQueryRetrieveInformationModelFind
 SUCCESS = 0x0000
@@ -60,6 +61,14 @@ class Peer:
     def __str__(self) -> str:
         place = f"{self.called_ae_title} at {self.host}:{self.port}"
         return f"{self.name} ({place})" if self.name else place
+
+
+def listener(ours: Settings, calling: str, *, called: str = "", tls: bool = False, host: str = "") -> Peer:
+    """Our own listener, called by TLS when it is to be or when it speaks nothing else."""
+    here = "127.0.0.1" if ours.listener_host in ("0.0.0.0", "::") else ours.listener_host  # noqa: S104
+    port = ours.listener_tls_port if tls and ours.listener_tls_port else ours.listener_port
+    secured = files(ours) if port == ours.listener_tls_port else None
+    return Peer(host or here, port, called or ours.listener_ae_title, calling, secured)
 
 
 def associate(

@@ -6,6 +6,7 @@ from hilum.queue import app
 from worker import (
     classify,
     commitment_report,
+    constancy,
     daily,
     deliver,
     drift,
@@ -25,6 +26,7 @@ __all__ = [
     "app",
     "classify",
     "commitment_report",
+    "constancy",
     "control",
     "daily",
     "deliver",

@@ -8,7 +8,7 @@ from functools import partial
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from db import retention
+from db import constancy, retention
 from db.retention import Rule
 from db.session import transaction
 from db.tables import Removal
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 WORK_FOR_S = 1.0
 """Seconds that one run takes, once in a minute: the sweep stands behind it in the queue."""
+KEEP_PHANTOMS_DAYS = 3
+"""Days for which phantoms that were sent for constancy are kept, to be looked at when they differ."""
 _KINDS = (INSTANCES, PREPARED, REPORTS)
 _STUDIES_AT_ONCE = 20
 _PATHS_AT_ONCE = 10
@@ -59,7 +61,7 @@ def remove_what_is_old() -> None:
 def remove_some() -> bool:
     """Forget some studies or what they hold, and remove some files; False when nothing was left to do."""
     forgotten = [_forget(*step) for step in _steps(settings())]
-    return bool(_remove_files() + sum(forgotten))
+    return bool(_remove_files() + sum(forgotten) + _forget_phantoms())
 
 
 def discard_orphans(turn: int) -> None:
@@ -106,6 +108,22 @@ def _forget(find: Find, remove: Remove, rule: Rule) -> int:
     if count:
         log.info("%s: %d studies", remove.__name__, count)
     return count
+
+
+def _forget_phantoms() -> int:
+    """Forget studies of old phantoms that were sent for constancy, and are over; how many."""
+    rule = Rule(KEEP_PHANTOMS_DAYS, False)
+    with transaction() as session:
+        old = constancy.old_studies(session, days=rule.days)
+    return sum(_forget_phantom(slot, study_uid, rule) for slot, study_uid in old[:_STUDIES_AT_ONCE])
+
+
+def _forget_phantom(slot: str, study_uid: str, rule: Rule) -> bool:
+    with transaction() as session:
+        if not retention.remove_rows(session, study_uid, rule):
+            return False
+        constancy.forget_study(session, slot, study_uid)
+        return True
 
 
 def _remove_files() -> int:

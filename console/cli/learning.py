@@ -2,6 +2,7 @@
 
 import getpass
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +10,15 @@ import typer
 
 import db.alerts
 import db.audit
+import db.constancy
 import db.drift
+import db.jobs
 import db.verdicts
 from console.cli.studies import Study, one_study
 from console.cli.terminal import NotThere, examples, out, require_a_site
 from console.tables import counted, plain
 from db.session import transaction
-from hilum.queue import ring
+from hilum.queue import CONSTANCY, ring
 from hilum.settings import settings
 
 app = typer.Typer()
@@ -163,3 +166,60 @@ def accept_drift(
         ring(kind, subject, urgent=urgent)
     gone = f"; {counted(len(bells), 'report goes', 'reports go')} out" if bells else ""
     out.print(f"accepted: {sender}{gone}", markup=False, highlight=False)
+
+
+constancy = typer.Typer(
+    invoke_without_command=True,
+    help="Phantoms that go through the whole chain, and must come back as ever.",
+)
+app.add_typer(constancy, name="constancy")
+
+
+@constancy.callback(epilog=examples("hilum constancy", "hilum constancy --json"))
+def constancy_(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Show how phantoms came back that were sent through the whole chain.
+
+    The exit status is 1 when the last ones that came back differ, or did
+    not come back in time.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    require_a_site()
+    from console.constancy import rendered, told
+
+    with transaction() as session:
+        runs = db.constancy.latest(session)
+    if as_json:
+        print(json.dumps(told(runs), indent=1))  # noqa: T201 - not wrapped and not coloured
+    else:
+        out.print(rendered(runs))
+    if next((each.passed for each in runs if each.passed is not None), True) is False:
+        raise typer.Exit(1)
+
+
+@constancy.command("run", epilog=examples("hilum constancy run"))
+def run_constancy() -> None:
+    """Send the phantoms now, whatever the hour; `hilum constancy` shows how they came back."""
+    require_a_site()
+    slot = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+    with transaction() as session:
+        db.jobs.want_once(session, CONSTANCY, slot)
+        db.audit.note(session, actor=getpass.getuser(), action="constancy run", detail=slot)
+    ring(CONSTANCY, slot)
+    out.print(f"the phantoms of {slot} are on their way: `hilum constancy`", markup=False, highlight=False)
+
+
+@constancy.command(
+    "accept", epilog=examples("hilum constancy accept --because 'version 0.2 prepares images otherwise'")
+)
+def accept_constancy(
+    because: Annotated[str, typer.Option(help="what was found, for those who look later")],
+) -> None:
+    """Take what phantoms come back as the next time for what they come back as ever after."""
+    require_a_site()
+    with transaction() as session:
+        count = db.constancy.forget_records(session, actor=getpass.getuser(), because=because)
+    out.print(f"{counted(count, 'record', 'records')} forgotten; the next run records anew", highlight=False)
