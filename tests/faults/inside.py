@@ -4,9 +4,11 @@ The rig copies this file into a folder of its own that stands on PYTHONPATH (see
 a fact last, or tells others of it, is patched here from outside, so that the product holds no hook.
 """
 
+import ctypes
 import functools
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -125,7 +127,22 @@ def _patch_all() -> None:
         _patch(Association, "send_n_action", "N-ACTION")
 
 
+def _warm_libfiu() -> None:
+    """Have libfiu meet all its names while there is one thread.
+
+    Where it meets one later, it holds its lock and asks the dynamic loader for strdup; a thread that loads
+    a library holds the loader's lock and asks libfiu: both would wait for ever.
+    """
+    libraries = [name for name in os.environ.get("LD_PRELOAD", "").split() if "fiu_posix" in name]
+    for library in libraries:
+        for name in set(re.findall(rb"posix/[a-z0-9/_]+", Path(library).read_bytes())):
+            ctypes.CDLL(None).fiu_fail(name)
+
+
 if "FAKETIME_TIMESTAMP_FILE" in os.environ:  # libfaketime 0.9.10 refuses the call that time.sleep makes
     time.sleep = lambda seconds, /: select.select((), (), (), float(seconds)) and None
 if _role:
+    _warm_libfiu()
     _patch_all()
+elif sys.orig_argv[-1] == "up":  # nobody trains here: torch aborts under libfiu, and no study waits for it
+    sys.modules["torch"] = None  # type: ignore[assignment]
