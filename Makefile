@@ -63,5 +63,5 @@ $(VENV)/.base: $(IN_VENV)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	$(IN_VENV)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,test]"
+	$(IN_VENV)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,tracking,test]"
 	touch $@

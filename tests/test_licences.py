@@ -18,11 +18,12 @@ _LONGEST_NAME = 60
 
 
 def required() -> list[Distribution]:
-    """What the base and the torch and edge extras bring, as far as it is installed here."""
+    """What the base and all extras but that for tests bring, as far as it is installed here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     found: dict[str, Distribution] = {}
-    _follow([*project["dependencies"], *extras["torch"], *extras["edge"]], {""}, found)
+    ours = [each for name in extras if name != "test" for each in extras[name]]
+    _follow([*project["dependencies"], *ours], {""}, found)
     return [found[name] for name in sorted(found)]
 
 
@@ -44,13 +45,13 @@ def _follow(requirements: Iterable[str], extras: set[str], found: dict[str, Dist
 def licences(package: Distribution) -> Iterator[str]:
     """The licences a package names: the SPDX expression's, or else those of its older fields."""
     said = package.metadata
-    if expression := said["License-Expression"]:
-        for part in re.split(r" AND ", expression.replace("(", "").replace(")", "")):
+    if "License-Expression" in said:
+        for part in re.split(r" AND ", said["License-Expression"].replace("(", "").replace(")", "")):
             yield min(part.split(" OR "), key=lambda name: name not in POLICY["allowed"])
         return
     classifiers = [line for line in said.get_all("Classifier", []) if line.startswith("License ::")]
     names = [line.rpartition(" :: ")[2] for line in classifiers if "OSI Approved" in line]
-    field = (said["License"] or "").strip()
+    field = said["License"].strip() if "License" in said else ""
     if not names and field and len(field) < _LONGEST_NAME:
         names = [field]
     yield from names or ["none that it names"]

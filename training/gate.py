@@ -9,7 +9,7 @@ verdict says that they were too few. And it must be right on phantoms, whose ans
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,8 @@ class Verdict:
     """Words that can be signed: the outcome, what refuses it, what it does better, and what nobody knows."""
     figures: Mapping[str, Any]
     """What it rests on."""
+    answers: tuple[Answers, Answers] | None = field(default=None, compare=False, repr=False)
+    """What champion and challenger said; None where it is not known any more."""
 
     def json(self) -> dict[str, Any]:
         """Return it as `training_runs.gate` keeps it.
@@ -98,7 +100,8 @@ def judge(
     """
     taken = images.where(_fresh(champion, images) & _fresh(challenger, images))
     engines = [engine_of(champion), engine_of(challenger)]
-    verdict = compare(*(read(engine, taken) for engine in engines), rule=rule or Rule())
+    champion_s, challenger_s = (read(engine, taken) for engine in engines)
+    verdict = compare(champion_s, challenger_s, rule=rule or Rule())
     left_out = len(images) - len(taken)
     said = f"{left_out} of {len(images)} test images were left out: a network has learnt from their patients."
     figures = {
@@ -106,7 +109,8 @@ def judge(
         "images": {**verdict.figures["images"], "left_out": left_out},
         "networks": dict(zip(("champion", "challenger"), map(_named, engines), strict=True)),
     }
-    return Verdict(verdict.passed, (*verdict.sentences, *([said] if left_out else [])), figures)
+    sentences = (*verdict.sentences, *([said] if left_out else []))
+    return Verdict(verdict.passed, sentences, figures, (champion_s, challenger_s))
 
 
 def _fresh(artefact: Artefact, images: Images) -> NDArray[np.bool_]:

@@ -17,6 +17,7 @@ from hilum.settings import settings
 from hilum.store import Store
 from training import data, reader, split
 from training.data import Images
+from training.drawings import FOLDER, draw
 from training.gate import Rule, Verdict, judge, verdict_of
 from training.unseen import held_out_phantoms
 
@@ -47,7 +48,8 @@ def test_images(
 def put_to_the_gate(run_id: int, folder: Path, images: Images) -> Verdict:
     """Return the verdict on a training's network, an artefact's folder, after all that follows from it.
 
-    The network lies in the store then, and has its row; the run's row has the verdict. Where another network
+    The network lies in the store then, and has its row; the run's row has the verdict, and beside the
+    artefact lie the `training.drawings` of its answers. Where another network
     became the champion meanwhile, it is judged against that one. A run is judged once.
 
     Raises NoChampion when no network reads here, NetworkError when one of the two cannot be loaded.
@@ -61,6 +63,8 @@ def put_to_the_gate(run_id: int, folder: Path, images: Images) -> Verdict:
     while True:
         champion = _champion(store)
         verdict = judge(champion, challenger, images, rule=rule(), engine_of=_engine)
+        if verdict.answers is not None:
+            draw(verdict.answers[1], folder.parent / FOLDER)
         if _written(run_id, champion, challenger, verdict):
             return verdict
 

@@ -28,8 +28,8 @@ from hilum.network import Artefact, load_artefact
 from hilum.queue import NIGHT, TRAIN, app, ring
 from hilum.settings import settings
 from hilum.store import Store
-from training import night, promotion, recipe, snapshot
-from training.__main__ import CACHE, FAILED, FAILURE, IMAGES, INTERRUPTED, RECIPE
+from training import night, promotion, recipe, snapshot, tracking
+from training.__main__ import CACHE, FAILURE, IMAGES, INTERRUPTED, RECIPE
 from training.progress import HISTORY, PROGRESS
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ def train(run: str) -> None:
     """
     os.nice(max(0, NICENESS - os.nice(0)))
     work_on(TRAIN, run, _steps)
+    tracking.catch_up()
 
 
 def _steps(claim: Claim) -> Sequence[Bell]:
@@ -210,7 +211,7 @@ def _learnt(claim: Claim, run_id: int, folder: Path) -> Artefact:
                 _note(claim, run_id, folder)
             time.sleep(_LOOK_EVERY_S)
     _note(claim, run_id, folder)
-    if process.returncode == FAILED:
+    if (folder / FAILURE).exists():  # torchrun has a status of its own
         raise CannotLearn((folder / FAILURE).read_text(encoding="utf-8"))
     if process.returncode:
         raise Ended(
