@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from db.chunks import chunks
 from db.tables import Instance, Role, Study
-
-_AT_ONCE = 500
-"""UIDs in one query: databases take only so many parameters."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +23,18 @@ class Image:
 
 def known(session: Session, uids: Collection[str]) -> list[Image]:
     """Those of these that are images here, by UID."""
-    return [each for some in _chunks(uids) for each in _images(session, Instance.uid.in_(some))]
+    return [each for some in chunks(uids) for each in _images(session, Instance.uid.in_(some))]
 
 
 def of_studies(session: Session, study_uids: Collection[str]) -> list[Image]:
     """The images of these studies, by UID in each of some hundred studies."""
-    return [each for some in _chunks(study_uids) for each in _images(session, Instance.study_uid.in_(some))]
+    return [each for some in chunks(study_uids) for each in _images(session, Instance.study_uid.in_(some))]
 
 
 def studies(session: Session, study_uids: Collection[str]) -> set[str]:
     """Those of these that are studies here."""
     found: set[str] = set()
-    for some in _chunks(study_uids):
+    for some in chunks(study_uids):
         found |= set(session.scalars(select(Study.study_uid).where(Study.study_uid.in_(some))))
     return found
 
@@ -44,7 +42,7 @@ def studies(session: Session, study_uids: Collection[str]) -> set[str]:
 def of_accessions(session: Session, accessions: Collection[str]) -> dict[str, list[str]]:
     """Accession Number -> the studies that bear it, sorted."""
     found: dict[str, list[str]] = {}
-    for some in _chunks(accessions):
+    for some in chunks(accessions):
         query = select(Study.accession_number, Study.study_uid).where(Study.accession_number.in_(some))
         for accession, study_uid in session.execute(query.order_by(Study.study_uid)):
             found.setdefault(accession, []).append(study_uid)
@@ -65,9 +63,3 @@ def _images(session: Session, wanted: ColumnElement[bool]) -> Iterator[Image]:
     )
     for uid, study_uid, prepared_path, because, phantom in session.execute(query.order_by(Instance.uid)):
         yield Image(uid, study_uid, bool(prepared_path) and because is None, phantom)
-
-
-def _chunks(uids: Collection[str]) -> Iterator[list[str]]:
-    ordered = sorted(uids)
-    for start in range(0, len(ordered), _AT_ONCE):
-        yield ordered[start : start + _AT_ONCE]

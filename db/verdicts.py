@@ -14,12 +14,10 @@ from sqlalchemy import Row, ScalarSelect, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
 from db import jobs
+from db.chunks import chunks
 from db.tables import Instance, Report, ReportObject, Role, Study, Verdict
 from hilum.labels import REJECTED, VERDICTS
 from hilum.queue import VERDICT
-
-_AT_ONCE = 500
-"""UIDs in one query: databases take only so many parameters."""
 
 FILE_REMOVED = "file removed"
 NOT_ASSESSED = "not assessed"
@@ -120,7 +118,7 @@ def standing(session: Session, study_uid: str) -> list[Verdict]:
 
 def standing_on(session: Session, uids: Collection[str]) -> Iterator[Verdict]:
     """The verdicts that stand on these images, by image, the oldest first."""
-    for some in _chunks(uids):
+    for some in chunks(uids):
         yield from session.scalars(_standing().where(Verdict.uid.in_(some)).order_by(Verdict.uid, Verdict.id))
 
 
@@ -143,7 +141,7 @@ def history(session: Session, study_uid: str) -> list[Verdict]:
 def brought(session: Session, uids: Collection[str], origin: str) -> set[str]:
     """Those of these images on which this origin has brought a verdict."""
     found: set[str] = set()
-    for some in _chunks(uids):
+    for some in chunks(uids):
         query = select(Verdict.uid).where(Verdict.uid.in_(some), Verdict.origin == origin)
         found |= set(session.scalars(query))
     return found
@@ -161,7 +159,7 @@ def hear_again(session: Session, study_uid: str) -> list[str]:
 def report_files(session: Session, uids: Collection[str]) -> dict[str, str]:
     """Of these UIDs, those of objects of our own reports -> their files, as far as they are here."""
     found: dict[str, str] = {}
-    for some in _chunks(uids):
+    for some in chunks(uids):
         query = (
             select(ReportObject.uid, ReportObject.path)
             .join(Report)
@@ -281,7 +279,7 @@ def _is_outdated(said: Said, before: Verdict) -> bool:
 def _verdicts_brought(session: Session, uids: Collection[str]) -> dict[tuple[str, str], Verdict]:
     """SOP Instance UID and origin -> the verdict that it brought."""
     found: dict[tuple[str, str], Verdict] = {}
-    for some in _chunks(uids):
+    for some in chunks(uids):
         query = select(Verdict).where(Verdict.uid.in_(some), Verdict.origin.is_not(None))
         found |= {(verdict.uid, verdict.origin or ""): verdict for verdict in session.scalars(query)}
     return found
@@ -290,14 +288,8 @@ def _verdicts_brought(session: Session, uids: Collection[str]) -> dict[tuple[str
 def _lock(session: Session, uids: Collection[str]) -> None:
     """As `jobs.lock_study`, the rows of all studies of these images, in an order that all keep to."""
     study_uids: set[str] = set()
-    for some in _chunks(uids):
+    for some in chunks(uids):
         study_uids |= set(session.scalars(select(Instance.study_uid).where(Instance.uid.in_(some))))
-    for some in _chunks(study_uids):
+    for some in chunks(study_uids):
         rows = select(Study.study_uid).where(Study.study_uid.in_(some)).order_by(Study.study_uid)
         session.execute(rows.with_for_update(key_share=True))
-
-
-def _chunks(uids: Collection[str]) -> Iterator[list[str]]:
-    ordered = sorted(uids)
-    for start in range(0, len(ordered), _AT_ONCE):
-        yield ordered[start : start + _AT_ONCE]

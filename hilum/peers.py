@@ -68,6 +68,11 @@ class Sender(BaseModel):
         None, description="names of the destinations of its results; left out: all of them"
     )
     urgent: bool = Field(False, description="whether its studies go before those of others")
+    verdicts: bool = Field(
+        True,
+        description="whether what people say in its key object notes and structured reports is a verdict on "
+        "the image, to be learnt from",
+    )
     host: str = Field("", description="name or address at which it takes calls of ours; empty: it takes none")
     port: Port = Field(104, description="TCP port at which it takes them")
     query_ae_title: AeTitle | None = Field(

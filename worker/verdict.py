@@ -49,6 +49,9 @@ def _take(claim: Claim) -> Sequence[Bell]:
 
 
 def _heard(instance: Instance) -> Spoken:
+    sender = settings().sender(instance.sender_ae)
+    if sender is not None and not sender.verdicts:
+        return Spoken("", "", {}, "its sender's settings say verdicts = false")
     if instance.removed_at is not None:
         return Spoken("", "", {}, "its file was removed because of its age")
     try:

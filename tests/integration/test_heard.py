@@ -163,6 +163,18 @@ def test_what_says_nothing_is_recorded_with_the_reason(database_url: str, tmp_pa
 
 
 @pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+def test_a_sender_may_be_kept_from_giving_verdicts(
+    database_url: str, tmp_path: Path, hilum_env: SettingsChange
+) -> None:
+    hilum_env(senders=[{"ae_title": "MODALITY", "verdicts": False}])
+    image = a_radiograph()
+    kept(image, tmp_path)
+    said = kept(note([image], description="Normal", observer=person()), tmp_path)
+    hear(said)
+    assert (labels(), because(said)) == ({}, "its sender's settings say verdicts = false")
+
+
+@pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 def test_an_object_in_which_nobody_speaks_makes_no_work(database_url: str, tmp_path: Path) -> None:
     ds = note([a_radiograph()])
     ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.11.1"  # a presentation state
