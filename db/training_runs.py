@@ -60,7 +60,8 @@ def set_out(session: Session, run_id: int, *, folder: str) -> TrainingRun:
     """Write down that a worker is at it; when it began counts from the first time."""
     run = session.get_one(TrainingRun, run_id, populate_existing=True)
     if run.state is not RunState.RUNNING:
-        _set(session, run_id, state=RunState.RUNNING, folder=folder, started_at=now(), progress=None)
+        begun = {"started_at": now(), "ended_at": None, "error": None, "progress": None}
+        _set(session, run_id, state=RunState.RUNNING, folder=folder, **begun)
     return session.get_one(TrainingRun, run_id, populate_existing=True)
 
 

@@ -31,6 +31,7 @@ torch.set_num_threads(1)  # two threads wait for each other where other tests ru
 from training import progress  # noqa: E402 - they need torch
 from training import train as training  # noqa: E402
 from training.batches import batch  # noqa: E402
+from training.budget import Budget  # noqa: E402
 from training.checkpoint import CheckpointError, Training  # noqa: E402
 from training.crew import Alone  # noqa: E402
 from training.learner import DEVICE, Cosine, Learner, begin, settle  # noqa: E402
@@ -133,6 +134,48 @@ def test_a_training_that_died_goes_on_from_its_last_epoch_and_ends_the_same(
             trained(recipes.tiny(), everything, tmp_path)
     assert kept(tmp_path)["plain"][0] == 1
     assert_same(trained(recipes.tiny(), everything, tmp_path), kept(whole))
+
+
+def test_when_the_time_is_over_no_epoch_is_begun_but_one_of_the_last_stage(
+    everything: Images, tmp_path: Path
+) -> None:
+    recipe, over = recipes.tiny(), Budget(60.0, 0.0)
+    parts = np.array(training.phantom_parts(recipe, everything))
+    run(recipe, begin(recipe), everything, parts, tmp_path, Alone(), over)
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert [(each["epoch"], each["size_px"]) for each in history] == [(2, 64)]
+    assert history[0]["learning_rate"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_budget_is_used_up_in_its_time() -> None:
+    assert (Budget(10.0, 10.0).used, Budget(10.0, 10.0).is_over) == (pytest.approx(0, abs=0.01), False)
+    assert Budget(10.0, 2.5).used == pytest.approx(0.75, abs=0.01)
+    assert (Budget(10.0, -5.0).used, Budget(10.0, -5.0).is_over) == (1.0, True)
+    assert (Budget().used, Budget().is_over) == (0.0, False)
+
+
+def test_a_training_tells_others_how_far_it_is(whole: Path) -> None:
+    assert json.loads((whole / "progress.json").read_text()) == {"doing": "publishing"}
+
+
+def test_a_step_is_told_with_loss_pace_and_the_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([100.0, 110.0, 111.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    told = progress.Told(tmp_path)
+    for done in (0.1, 0.3, 0.4):  # the last comes too soon to be told
+        told.step(done, 2, 6, 0.5, 40.0)
+    said = json.loads((tmp_path / "progress.json").read_text())
+    assert said == {
+        "doing": "learning",
+        "done": 0.3,
+        "epoch": 2,
+        "epochs": 6,
+        "loss": 0.5,
+        "images_per_s": 40.0,
+        "left_s": pytest.approx(35.0),
+    }
 
 
 def test_a_training_that_is_done_is_not_done_again(whole: Path, everything: Images) -> None:
