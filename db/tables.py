@@ -131,6 +131,15 @@ class ObjectKind(StrEnum):
     SC = "sc"
 
 
+class AccountRole(StrEnum):
+    """What an account may do at the console."""
+
+    READER = "reader"
+    """Sees studies and says verdicts."""
+    ADMINISTRATOR = "administrator"
+    """Everything: also networks, trainings, destinations, what failed, and accounts."""
+
+
 def _enum(of: type[StrEnum]) -> Enum:
     """Kept as its value in a text column, so that a new member needs no migration."""
     return Enum(
@@ -164,6 +173,7 @@ class Base(DeclarativeBase):
         NetworkState: _enum(NetworkState),
         RunState: _enum(RunState),
         Part: _enum(Part),
+        AccountRole: _enum(AccountRole),
     }
 
 
@@ -670,6 +680,64 @@ class Audit(Base):
     action: Mapped[str] = mapped_column(String(64))
     study_uid: Mapped[str | None] = mapped_column(Uid, index=True)
     detail: Mapped[str] = mapped_column(Text, default="")
+
+
+class Account(Base):
+    """A person, or a program, that may use the console. Accounts are disabled, never removed."""
+
+    __tablename__ = "accounts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    """In small letters; it is the author of the account's verdicts, and the actor in the audit."""
+    role: Mapped[AccountRole]
+    password: Mapped[str] = mapped_column(Text, default="")
+    """Argon2id with its salt and costs; empty until the person has chosen one."""
+    language: Mapped[str] = mapped_column(String(8), default="")
+    """en or fr; empty: the browser's."""
+    created_at: Mapped[datetime] = mapped_column(server_default=now())
+    disabled_at: Mapped[datetime | None]
+
+
+class WebSession(Base):
+    """A browser that has logged in."""
+
+    __tablename__ = "web_sessions"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """sha256 of the secret in the browser's cookie."""
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=now())
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class ApiToken(Base):
+    """What a program shows instead of a password."""
+
+    __tablename__ = "api_tokens"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    """sha256 of the token."""
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    name: Mapped[str] = mapped_column(String(64))
+    """What it is for."""
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(server_default=now())
+    expires_at: Mapped[datetime]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class OneTimeLink(Base):
+    """A link by which the person of an account chooses a password, once."""
+
+    __tablename__ = "one_time_links"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """sha256 of the secret in the link."""
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Removal(Base):
