@@ -55,6 +55,8 @@ _PATHS = (
     "tls_certificate",
     "tls_key",
     "tls_ca",
+    "console_tls_certificate",
+    "console_tls_key",
     "database_password_file",
     "broker_password_file",
 )
@@ -285,6 +287,24 @@ class Settings(BaseSettings):
         description="name or address by which workers call the listener; empty: listener_host, or this "
         "machine where that is all addresses",
     )
+    console_host: str = Field("127.0.0.1", description="address the console binds; 0.0.0.0: all")
+    console_port: Port = Field(8080, description="TCP port of the console")
+    console_url: Annotated[str, AfterValidator(urls.console_url)] = Field(
+        "",
+        description="address by which browsers reach the console, https://hilum.hospital.example for "
+        "example; needed behind a proxy; empty: the one that a browser names",
+    )
+    console_tls_certificate: Path | None = Field(
+        None,
+        description="PEM file of the console's certificate and those above it; left out: no HTTPS, which is "
+        "for this machine alone, or behind a proxy that speaks it",
+    )
+    console_tls_key: Path | None = Field(
+        None, description="PEM file of that certificate's key, without a passphrase"
+    )
+    console_session_hours: float = Field(
+        12, gt=0, le=168, description="hours after which a person must log in to the console again"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="least level logged: DEBUG, INFO, WARNING or ERROR"
     )
@@ -378,6 +398,8 @@ class Settings(BaseSettings):
     def _tls_files(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together: set both, or neither")
+        if (self.console_tls_certificate is None) != (self.console_tls_key is None):
+            raise ValueError("console_tls_certificate and console_tls_key go together: set both, or neither")
         if self.listener_tls_port is not None and not (self.tls_certificate and self.tls_ca):
             raise ValueError("listener_tls_port needs tls_certificate, tls_key and tls_ca")
         if any(place.tls for place in self.destinations) and not self.tls_ca:

@@ -1,4 +1,4 @@
-"""Addresses of the database and the broker: which are taken, and with which password they are used."""
+"""Addresses of the database, the broker and the console: which are taken, and with which password."""
 
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -65,3 +65,21 @@ def verifying(url: str) -> str:
     if parts.scheme != "rediss" or "ssl_cert_reqs=" in parts.query:
         return url
     return parts._replace(query=f"{parts.query}&ssl_cert_reqs=required".lstrip("&")).geturl()
+
+
+def console_url(text: str) -> str:
+    """Return the console's address without a slash at its end; raises ValueError when it is none."""
+    if text and not _is_origin(text):
+        raise ValueError("should be like https://hilum.hospital.example, without a path")
+    return text.rstrip("/")
+
+
+def _is_origin(url: str) -> bool:
+    """Whether this is a scheme, a host and perhaps a port, and no more."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    has_more = parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not has_more
