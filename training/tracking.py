@@ -5,7 +5,8 @@ All of it is in a run's row and folder first. A copy is made after the training,
 and no training fails or waits for that. What could not be copied is copied after the next training.
 
 No image goes there, and no patient's name or number: recipe, figures, drawings without images, the model
-card, the verdict's words with the senders' AE titles, and to a server also the network.
+card, the verdict's words with the senders' AE titles, and to a server also the network, without the list of
+images that it learnt from.
 """
 
 import json
@@ -26,6 +27,7 @@ from hilum.process import begin
 from hilum.settings import settings
 from training.drawings import FOLDER, WORST
 from training.progress import CURVES
+from training.unseen import LEARNT
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +150,7 @@ class Tracker:
                 self._client.log_artifact(to, str(file), "drawings")
         names = _SMALL if self._is_local else tuple(file.name for file in artefact.glob("*"))
         for name in names:
-            if run.artefact and (artefact / name).is_file():
+            if run.artefact and name != LEARNT and (artefact / name).is_file():
                 self._client.log_artifact(to, str(artefact / name), "artefact")
 
 

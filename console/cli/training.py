@@ -10,6 +10,7 @@ import typer
 from console.cli.terminal import NotThere, examples, out, require_a_site
 from db import audit, training_runs
 from db.session import transaction
+from db.tables import TrainingRun
 from hilum.queue import TRAIN, ring
 from hilum.settings import settings
 
@@ -49,6 +50,28 @@ def _seen() -> dict[str, Any]:
     with transaction() as session:
         new = night.new_verdicts(session)
         return view(session, new=new, wanted=ours.training_least_verdicts, begins=begins)
+
+
+@training.command(epilog=examples("hilum training show 7", "hilum training show 7 --json"))
+def show(
+    run: Annotated[int, typer.Argument(help="its number, as `hilum training status` shows it")],
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Show what the gate said of a training's network: whether it passed, why, and every figure."""
+    require_a_site()
+    from console.gate import rendered
+
+    with transaction() as session:
+        found = session.get(TrainingRun, run)
+    if found is None or found.gate is None:
+        state = "there is none" if found is None else f"it is {found.state}"
+        raise NotThere(f"training {run} was not judged: {state}")
+    if as_json:
+        print(json.dumps(found.gate, indent=1))  # noqa: T201 - not wrapped and not coloured
+        return
+    out.print(rendered(found.gate))
+    if found.tracking:
+        out.print(f"tracked at {found.tracking}", markup=False, highlight=False)
 
 
 @training.command(epilog=examples("hilum training start", "hilum training start --run 7"))

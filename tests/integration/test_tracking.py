@@ -24,6 +24,7 @@ from tests.integration.test_nobody_is_phoned import is_strange, listened_to  # n
 from tests.peers.helpers import free_port  # noqa: E402
 from training import tracking  # noqa: E402
 from training.drawings import FOLDER, WORST  # noqa: E402
+from training.unseen import LEARNT  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # MLflow's own
 
@@ -57,7 +58,7 @@ def run(hilum_env: SettingsChange, tmp_path: Path, ready: Path) -> int:
         (folder / name).mkdir(parents=True)
     for name in ("roc.png", WORST):
         (folder / FOLDER / name).write_bytes(b"picture")
-    for name in ("manifest.json", "MODEL_CARD.md", "weights.safetensors"):
+    for name in ("manifest.json", "MODEL_CARD.md", "weights.safetensors", LEARNT):
         (folder / "artefact" / name).write_text(f"# {name}")
     now = datetime.now(UTC)
     values: dict[str, Any] = {
@@ -132,7 +133,8 @@ def test_a_place_of_the_operators_gets_the_network_too_and_a_copy_half_made_is_c
     assert said.endswith(f"/runs/{made.info.run_id}")
     assert made.info.status == "FINISHED"
     assert len(client.get_metric_history(made.info.run_id, "epoch/loss")) == 2
-    assert "weights.safetensors" in artifacts(client, made.info.run_id, "artefact")
+    small = {"manifest.json", "MODEL_CARD.md"}
+    assert artifacts(client, made.info.run_id, "artefact") == {"weights.safetensors", *small}
 
 
 def test_a_server_that_is_away_costs_no_training_and_gets_the_copy_later(
