@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 from sqlalchemy.orm import Session
 
-from console.label_file import Line, WrongLabels, in_lines, read_labels, write_labels
+from console.label_file import Line, Listed, WrongLabels, in_lines, write_labels
 from console.tables import add, counted, table
 from db import audit, images, verdicts
 from db.images import Image
@@ -44,19 +44,18 @@ class Change:
         return self.what in (NEW, SUPERSEDES)
 
 
-def changes(session: Session, file: Path, author: str) -> tuple[list[Change], list[str]]:
-    """Return what a list of labels would change, in its order, and the columns that are passed over.
+def changes(session: Session, file: Path, listed: Listed) -> list[Change]:
+    """Return what a list of labels that was read from a file would change, in its order.
 
-    Raises WrongLabels with a line for every fault, and OSError.
+    Raises WrongLabels with a line for every fault.
     """
-    listed = read_labels(file, author)
     problems = dict(listed.problems)
     meant = _meant(session, listed.lines, problems)
     _require_one_word(meant, problems)
     if problems:
         faults = counted(len(problems), "line", "lines")
         raise WrongLabels(f"{file}: mend {faults}; nothing was taken:\n{in_lines(problems)}")
-    return _compared(session, meant), listed.passed_over
+    return _compared(session, meant)
 
 
 def take(session: Session, file: Path, found: Sequence[Change], *, actor: str) -> None:

@@ -112,9 +112,7 @@ def record(
         return _record_known(session, received, settle_s, holds)
     retention.spare(session, [received.path])
     if role is not Role.IMAGE:
-        may_speak = role is Role.OTHER and received.sop_class_uid in SPOKEN_IN
-        if may_speak:
-            jobs.want(session, VERDICT, received.uid, study_uid=received.study_uid)
+        may_speak = _is_to_be_heard(session, role, received)
         return Record(Recorded(role.value), received.path, ring=False, may_speak=may_speak)
     return _to_be_read(session, Recorded.NEW, received.study_uid, received.path, settle_s)
 
@@ -200,6 +198,13 @@ def _to_be_read(session: Session, kind: Recorded, study_uid: str, path: str, set
     urgent = session.get_one(Study, study_uid).urgent
     ring = jobs.want(session, PREPARE, study_uid, study_uid=study_uid, due_in_s=settle_s, urgent=urgent)
     return Record(kind, path, ring, urgent)
+
+
+def _is_to_be_heard(session: Session, role: Role, received: Received) -> bool:
+    """Want a look at an object in which a person may have spoken; True when a bell is needed for it."""
+    if role is not Role.OTHER or received.sop_class_uid not in SPOKEN_IN:
+        return False
+    return jobs.want(session, VERDICT, received.uid, study_uid=received.study_uid)
 
 
 def _role(session: Session, received: Received) -> Role:
@@ -313,7 +318,10 @@ def _record_alike(
     if was_bad or known.not_assessed_because == FILE_LOST:  # the same bytes lie where the lost ones lay
         known.prepared, known.broken, known.not_assessed_because = False, False, None
         return _to_be_read(session, Recorded.AGAIN, known.study_uid, known.path, settle_s)
-    return Record(Recorded.DUPLICATE if is_kept else Recorded.AGAIN, known.path, ring=False)
+    if is_kept:
+        return Record(Recorded.DUPLICATE, known.path, ring=False)
+    may_speak = _is_to_be_heard(session, known.role, received)
+    return Record(Recorded.AGAIN, known.path, ring=False, may_speak=may_speak)
 
 
 def _replace_file(session: Session, known: Instance, received: Received) -> None:

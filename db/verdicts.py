@@ -14,7 +14,7 @@ from sqlalchemy import Row, ScalarSelect, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
 from db import jobs
-from db.chunks import chunks
+from db.chunks import AT_ONCE, chunks
 from db.tables import Instance, Report, ReportObject, Role, Study, Verdict
 from hilum.labels import REJECTED, VERDICTS
 from hilum.queue import VERDICT
@@ -101,6 +101,8 @@ def add_all(session: Session, said: Sequence[Said]) -> list[Verdict]:
             if each.origin is not None:
                 brought_before[each.uid, each.origin] = known
         added.append(known)
+        if len(session.new) >= AT_ONCE:  # PostgreSQL ends a transaction that is silent for long
+            session.flush()
     session.flush()
     return added
 

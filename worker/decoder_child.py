@@ -169,6 +169,7 @@ def _spoken(file: BinaryIO, out: Path) -> Answer:
     if os.fstat(file.fileno()).st_size > LARGEST_BYTES:
         raise Undecodable(f"it is larger than {LARGEST_BYTES // _MB} MB: nobody writes so much")
     with _reading():
+        _require_bounded(file)
         return asdict(spoken(_whole(file)))
 
 

@@ -54,10 +54,15 @@ def _heard(instance: Instance) -> Spoken:
         return Spoken("", "", {}, "its sender's settings say verdicts = false")
     if instance.removed_at is not None:
         return Spoken("", "", {}, "its file was removed because of its age")
+    store = Store(settings().store)
     try:
-        return decoder(os.getpid()).spoken(Store(settings().store).path(instance.path))
+        return decoder(os.getpid()).spoken(store.path(instance.path))
     except Undecodable as error:
         return Spoken("", "", {}, str(error))
+    except FileNotFoundError:
+        if not store.lacks(instance.path):
+            raise
+        return Spoken("", "", {}, "its file is missing in the store: once it is sent again, it is heard")
 
 
 def _written_down(

@@ -67,15 +67,17 @@ def import_(
     is 1 when a line cannot be taken.
     """
     require_a_site()
+    from console.label_file import read_labels
     from console.labels import changes, changes_table, summary, take
 
+    listed = read_labels(file, author or getpass.getuser())
     with transaction() as session:
-        found, passed_over = changes(session, file, author or getpass.getuser())
+        found = changes(session, file, listed)
         if not dry_run:
             take(session, file, found, actor=getpass.getuser())
     out.print(changes_table(found))
-    if passed_over:
-        out.print(f"columns passed over: {plain(', '.join(passed_over))}", markup=False)
+    if listed.passed_over:
+        out.print(f"columns passed over: {plain(', '.join(listed.passed_over))}", markup=False)
     out.print(f"{'would be taken' if dry_run else 'taken'}: {summary(found) or 'nothing'}", highlight=False)
 
 

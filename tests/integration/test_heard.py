@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from sqlalchemy import select
 
-from db import jobs, verdicts
+from db import jobs, studies, verdicts
 from db.session import transaction
 from db.tables import Audit, Instance, Job, JobState
 from db.verdicts import NAMES_UNKNOWN
@@ -21,7 +22,7 @@ from tests.conftest import SettingsChange
 from tests.integration.conftest import StartListener
 from tests.peers.listener import Listener
 from tests.peers.scu import SUCCESS, parcel, send
-from tests.peers.studies import claim, deliverable, job, receive
+from tests.peers.studies import RECEIVED, claim, deliverable, job
 from tests.peers.workstation import PERSON, Group, note, person, report
 from tests.unit.test_cli import run
 from worker import prepare, verdict
@@ -106,13 +107,14 @@ def test_a_note_that_comes_before_its_image_is_heard_when_the_image_is_there(lis
     assert because(said.SOPInstanceUID) is None
 
 
-def kept(ds: Dataset, tmp_path: Path) -> str:
+def kept(ds: Dataset, tmp_path: Path, *, holds: bool = True) -> str:
     """Record an object as the listener does; its UID."""
     file = tmp_path / "sent.dcm"
     ds.save_as(file, enforce_file_format=True)
     path = Store(settings().store).place(file, INSTANCES, ds.SOPInstanceUID)
     has_pixels = "PixelData" in ds
-    receive(
+    received = replace(
+        RECEIVED,
         uid=ds.SOPInstanceUID,
         study_uid=ds.StudyInstanceUID,
         series_uid=ds.SeriesInstanceUID,
@@ -120,6 +122,8 @@ def kept(ds: Dataset, tmp_path: Path) -> str:
         path=path,
         has_pixels=has_pixels,
     )
+    with transaction() as session:
+        studies.record(session, received, settle_s=0, holds=lambda path, size_bytes: holds)
     if has_pixels:
         with transaction() as session:
             session.get_one(Instance, ds.SOPInstanceUID).prepared_path = "prepared/1"
@@ -160,6 +164,21 @@ def test_what_says_nothing_is_recorded_with_the_reason(database_url: str, tmp_pa
     assert labels() == {}
     assert (because(torn) or "").startswith("the file cannot be read: File is missing DICOM")
     assert job(VERDICT, torn).state == JobState.DONE
+
+
+@pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+def test_a_note_whose_file_was_lost_is_heard_once_it_comes_again(database_url: str, tmp_path: Path) -> None:
+    image = a_radiograph()
+    ds = note([image], description="Normal", observer=person())
+    kept(image, tmp_path)
+    said = kept(ds, tmp_path)
+    with transaction() as session:
+        Store(settings().store).path(session.get_one(Instance, said).path).unlink()
+    hear(said)
+    assert (because(said) or "").startswith("its file is missing in the store")
+    kept(ds, tmp_path, holds=False)
+    hear(said)
+    assert labels() == {image.SOPInstanceUID: ("Normal", PERSON)}
 
 
 @pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
