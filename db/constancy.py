@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from db import audit
+from db import alerts, audit
 from db.clock import from_now, now
 from db.tables import ConstancyRecord, ConstancyRun
 from db.upsert import insert
@@ -67,9 +67,10 @@ def record(
 
 
 def forget_records(session: Session, *, actor: str, because: str) -> int:
-    """Have the next run record anew what is to be found; how many records are forgotten."""
+    """End the alert, and have the next run record anew what is to be found; return how many records went."""
     forgotten = session.execute(delete(ConstancyRecord))
     count = int(forgotten.rowcount)  # type: ignore[attr-defined]
+    alerts.end(session, KIND, SUBJECT)
     audit.note(session, actor=actor, action="accept constancy", detail=f"{count} records: {because}")
     return count
 

@@ -112,6 +112,7 @@ def agreement(
             Finding.shadow.is_(False),
             Verdict.label != REJECTED,
             ~superseded,
+            ~Study.phantom,
             *_of(group),
         )
         .group_by(is_late, agrees)
@@ -226,7 +227,7 @@ def _read(query: Any, network_digest: str, days: float) -> Any:
 
 
 def _of(group: Group) -> Sequence[ColumnElement[bool]]:
-    return Instance.sender_ae == group.sender_ae, Instance.view == group.view, ~Study.phantom
+    return Instance.sender_ae == group.sender_ae, Instance.view == group.view
 
 
 def _seen(

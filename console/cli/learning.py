@@ -206,6 +206,11 @@ def constancy_(
 def run_constancy() -> None:
     """Send the phantoms now, whatever the hour; `hilum constancy` shows how they came back."""
     require_a_site()
+    ours = settings()
+    if ours.senders and ours.sender(ours.constancy_ae_title) is None:
+        raise NotThere(
+            f"phantoms are sent as {ours.constancy_ae_title}, which is no sender: add it to senders"
+        )
     slot = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
     with transaction() as session:
         db.jobs.want_once(session, CONSTANCY, slot)

@@ -87,7 +87,8 @@ def test_phantoms_come_back_as_ever_until_something_differs(
     assert f"{SHOTS[0].name}: strangeness" in words and words.count("instead of") == 1
     assert CliRunner().invoke(app, ["constancy"]).exit_code == 1
     assert CliRunner().invoke(app, ["constancy", "accept", "--because", "a test"]).exit_code == 0
-    assert _run_now().passed and _words() == []
+    assert _words() == []
+    assert _run_now().passed
     assert CliRunner().invoke(app, ["constancy"]).exit_code == 0
 
 
@@ -109,6 +110,14 @@ def test_phantoms_that_cannot_be_sent_are_an_alert_once_it_is_too_late(
     assert words.startswith("2026-11-24: the phantoms cannot be sent: HILUM at 127.0.0.1")
     [shown] = json.loads(CliRunner().invoke(app, ["constancy", "--json"]).output)
     assert shown["passed"] is False and shown["sent_at"] is None
+
+
+def test_phantoms_are_not_sent_where_nobody_would_let_them_in(
+    database_url: str, hilum_env: SettingsChange
+) -> None:
+    hilum_env(senders=[{"ae_title": "ROOM1"}])
+    refused = CliRunner().invoke(app, ["constancy", "run"])
+    assert refused.exit_code == 1 and f"phantoms are sent as {AE}" in str(refused.exception)
 
 
 def test_a_day_has_one_run_however_many_clocks_ask(
