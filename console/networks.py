@@ -61,7 +61,7 @@ def promote(digest: str, *, to: NetworkState, actor: str, because: str) -> bool:
     with transaction() as session:
         promoted = networks.promote(session, digest, actor=actor, because=because, to=to)
     if promoted:
-        queue.tell("load")
+        queue.have_networks_loaded()
     return promoted
 
 
@@ -72,7 +72,7 @@ def roll_back(*, actor: str, because: str) -> NetworkVersion:
         if former is not None:
             _kept(former.digest)
         network = networks.roll_back(session, actor=actor, because=because)
-    queue.tell("load")
+    queue.have_networks_loaded()
     return network
 
 
@@ -80,7 +80,7 @@ def retire(digest: str, *, actor: str, because: str) -> None:
     """Have a shadow read no more."""
     with transaction() as session:
         networks.retire(session, digest, actor=actor, because=because)
-    queue.tell("load")
+    queue.have_networks_loaded()
 
 
 def recall(digest: str, *, successor: str | None, actor: str, because: str) -> NetworkVersion:
@@ -90,7 +90,7 @@ def recall(digest: str, *, successor: str | None, actor: str, because: str) -> N
     with transaction() as session:
         reading = networks.recall(session, digest, actor=actor, because=because, successor=successor)
         _kept(reading.digest)
-    queue.tell("load")
+    queue.have_networks_loaded()
     return reading
 
 

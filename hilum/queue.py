@@ -238,14 +238,12 @@ def ring(kind: str, subject: str, *, urgent: bool = False, countdown_s: float = 
     return True
 
 
-def tell(command: str) -> bool:
-    """Tell every worker a control command; True when the broker took it."""
+def have_networks_loaded() -> None:
+    """Have classify workers (`classify@host`) load what is in service, so that no study waits for it."""
     try:
-        app.control.broadcast(command)
+        app.control.broadcast("load", pattern="classify*", matcher="glob")
     except (OperationalError, RedisError, OSError) as error:
         log.warning("the broker does not answer (%s): workers find out with their next study", error)
-        return False
-    return True
 
 
 def depths() -> dict[str, int]:

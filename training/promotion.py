@@ -13,6 +13,7 @@ from hilum import artefacts
 from hilum.engine import Engine, choose_engine
 from hilum.errors import HilumError
 from hilum.network import Artefact
+from hilum.queue import have_networks_loaded
 from hilum.settings import settings
 from hilum.store import Store
 from training import data, reader, split
@@ -66,6 +67,7 @@ def put_to_the_gate(run_id: int, folder: Path, images: Images) -> Verdict:
         if verdict.answers is not None:
             draw(verdict.answers[1], folder.parent / FOLDER)
         if _written(run_id, champion, challenger, verdict):
+            have_networks_loaded()  # where the settings have put it into service
             return verdict
 
 
