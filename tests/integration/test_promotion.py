@@ -25,6 +25,7 @@ from tests.unit import artefacts
 from tests.unit.test_evaluate import known_images
 from training import gate, promotion
 from training.data import Images
+from training.drawings import FOLDER, WORST
 from training.promotion import put_to_the_gate
 
 BACKBONE = "mobilenet_v3_small"
@@ -34,7 +35,7 @@ RECIPE = {"training_phantoms": 4, "held_out_phantoms": 4}
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artefact that is sure of its answers."""
-    folder = artefacts.untrained(tmp_path_factory.mktemp("right"), BACKBONE)
+    folder = artefacts.untrained(tmp_path_factory.mktemp("right") / "artefact", BACKBONE)
     artefacts.rewrite_manifest(folder, temperature=0.001, recipe=RECIPE)
     return folder
 
@@ -42,8 +43,8 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wrong(right: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artefact that says the opposite, with the same certainty."""
-    folder = tmp_path_factory.mktemp("wrong")
-    shutil.copytree(right, folder, dirs_exist_ok=True)
+    folder = tmp_path_factory.mktemp("wrong") / "artefact"
+    shutil.copytree(right, folder)
     weights = folder / WEIGHTS
     tensors = load_file(weights)
     for name in ("classifier.4.weight", "classifier.4.bias"):
@@ -127,6 +128,8 @@ def test_who_does_not_pass_is_kept_as_refused(
         assert networks.champion(session).version == load_artefact(right).version  # type: ignore[union-attr]
         said = networks.changes(session, network.digest)[-1].because
     assert "Worse in radiographs, accuracy: 0.0" in said
+    drawn = {file.name for file in (wrong.parent / FOLDER).iterdir()}
+    assert drawn == {"confusion.png", "roc.png", "reliability.png", WORST}
 
 
 def test_a_run_is_judged_once(
