@@ -343,6 +343,15 @@ class Settings(BaseSettings):
         return (self.store_dir or self.data_dir / "store").resolve()
 
     @property
+    def console_address(self) -> str:
+        """The address by which browsers reach the console, without a slash at its end."""
+        if self.console_url:
+            return self.console_url
+        scheme = "https" if self.console_tls_certificate else "http"
+        host = "127.0.0.1" if self.console_host in ("0.0.0.0", "::") else self.console_host  # noqa: S104
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.console_port}"
+
+    @property
     def least_free_mb(self) -> int:
         """Free space below which associations that would send images are refused, MB."""
         return 2 * self.keep_free_mb if self.refuse_below_mb is None else self.refuse_below_mb

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from sqlalchemy.exc import DBAPIError
 
-from console.cli import keeping, learning, machine, networks, service, studies, training
+from console.cli import accounts, keeping, learning, machine, networks, service, studies, training
 from console.cli.terminal import err
 from hilum.errors import HilumError, Interrupted, SettingsError
 from hilum.log import keep_values_out
@@ -22,7 +22,7 @@ app = typer.Typer(
     "Begin with [bold]hilum demo[/]; for a PACS of your own: [bold]hilum init[/], "
     "[bold]hilum doctor[/], [bold]hilum up[/].",
 )
-for each in (machine, studies, keeping, learning, training, service, networks):
+for each in (machine, studies, keeping, learning, training, service, networks, accounts):
     app.add_typer(each.app)
 
 _INTERRUPTED = 128 + signal.SIGINT  # as a shell tells it
