@@ -28,6 +28,7 @@ from db.tables import (
 )
 from db.upsert import insert
 from hilum.eligibility import RADIOGRAPHS
+from hilum.queue import SHADOW
 
 LOOKS_BACK_DAYS = 14
 """How long a day with gaps is asked for again each hour."""
@@ -245,11 +246,14 @@ def _deliveries(session: Session, study_uids: Sequence[str]) -> dict[str, dict[s
 
 
 def _work(session: Session, study_uids: Sequence[str]) -> dict[str, tuple[frozenset[JobState], str]]:
-    """Study Instance UID -> the states of its unfinished work, and why the newest of it stopped or waits."""
+    """Study Instance UID -> the states of its unfinished work, and why the newest of it stopped or waits.
+
+    What a shadow is to read is nothing that anybody waits for.
+    """
     rows = session.execute(
         select(Study.study_uid, Job.state, Job.error)
         .join(Job)
-        .where(Study.study_uid.in_(study_uids), Job.state != JobState.DONE)
+        .where(Study.study_uid.in_(study_uids), Job.state != JobState.DONE, Job.kind != SHADOW)
         .order_by(Job.id)
     )
     found: dict[str, tuple[frozenset[JobState], str]] = {}
