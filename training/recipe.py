@@ -148,6 +148,8 @@ class Recipe(_Table):
     weights: str
     """What to begin with: `random`, `download` (torchvision's), a file, or the folder of an artefact.
 
+    In a training of the night also `champion`: the network that reads (`training.tasks`).
+
     Paths are seen from the folder in which the command is given.
     """
     teacher: str
