@@ -250,3 +250,17 @@ def test_of_two_networks_at_most_one_passes_against_the_other(
     lenient = Rule(margin=1, overall_margin=1, repeats=100)
     verdicts = [compare(*pair, rule=lenient).passed for pair in (answers, answers[::-1])]
     assert verdicts != [True, True]
+
+
+def test_who_ranks_better_and_answers_worse_does_not_pass_whatever_the_margin() -> None:
+    """Nor does the other: each is shown to be worse in what the other is better in."""
+    images = patients(800)
+    answers = said(images, share(images, 0.8))
+    noise = np.random.default_rng(0).standard_normal((800, 4))
+    logits = 4 * np.eye(4)[images.labels] + noise + np.array([3.5, 0, 0, 0])
+    ranks = replace(answers, probabilities=softmax(logits))
+    lenient = Rule(margin=0.99, overall_margin=0.99, repeats=REPEATS)
+    for champion, challenger, worse in ((answers, ranks, ACCURACY), (ranks, answers, MACRO_AUROC)):
+        verdict = compare(champion, challenger, rule=lenient)
+        assert f"Worse in {POOLED}, {worse}" in refused_because(verdict)
+        assert any(each.startswith(f"Better in {POOLED}") for each in verdict.sentences)
