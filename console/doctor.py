@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from console import scu
+from console.constancy import last_said
 from console.disk import disk
 from console.exposure import exposures, risks
 from console.ledger import latest
@@ -66,6 +67,7 @@ def examine() -> Iterator[Check]:
     yield from _missing(ours)
     yield from _certificates(ours)
     yield from _listener(ours)
+    yield from _constancy(ours)
     for place in ours.destinations:
         yield _destination(ours, place)
     if not ours.destinations:
@@ -228,6 +230,17 @@ def _answers(ours: Settings, name: str, peer: Peer) -> Check:
         excused = isinstance(error, Rejected) and ours.senders  # we are no sender, or call from elsewhere
         return Check(name, str(error), "" if excused else remedy)
     return Check(name, f"{peer} answers C-ECHO")
+
+
+def _constancy(ours: Settings) -> Iterator[Check]:
+    """How the phantoms of the day came back, where there are to be some."""
+    if ours.constancy_hour is None or not _is_made(ours):
+        return
+    try:
+        with transaction() as session:
+            yield Check("constancy", *last_said(session))
+    except DBAPIError as error:
+        yield Check("constancy", f"not known: {_first_line(error)}")
 
 
 def _destination(ours: Settings, place: Destination) -> Check:

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 from typer.testing import CliRunner
 
 from console.cli import app
+from console.constancy import last_said
 from db import alerts, constancy, jobs, networks, retention, studies
 from db.clock import from_now
 from db.drift import groups
@@ -22,7 +24,7 @@ from tests.peers.orthanc import Orthanc
 from tests.peers.studies import claim, job
 from tests.peers.system import System
 from worker import daily
-from worker.constancy import SAME, SHOTS, _step, differences
+from worker.constancy import SAME, SHOTS, _listener, _step, differences
 from worker.retention import remove_some
 
 AE = "HILUM-CONSTANCY"
@@ -108,6 +110,13 @@ def test_phantoms_that_cannot_be_sent_are_an_alert_once_it_is_too_late(
         assert job(CONSTANCY, "2026-11-24").state is state
     [words] = _words()
     assert words.startswith("2026-11-24: the phantoms cannot be sent: HILUM at 127.0.0.1")
+    with transaction() as session:
+        assert "differs, the phantoms cannot be sent" in last_said(session)[0] and last_said(session)[1]
+        session.execute(update(ConstancyRun).values(passed=True))
+        assert last_said(session)[1] == ""
+        session.execute(update(ConstancyRun).values(began_at=from_now(-2 * 86_400)))
+        assert "beat" in last_said(session)[1]
+        session.execute(update(ConstancyRun).values(passed=False))
     [shown] = json.loads(CliRunner().invoke(app, ["constancy", "--json"]).output)
     assert shown["passed"] is False and shown["sent_at"] is None
 
@@ -135,6 +144,21 @@ def test_a_day_has_one_run_however_many_clocks_ask(
         assert not jobs.want_once(session, CONSTANCY, "2999-01-01")
         kinds = [each.kind for each in session.query(Job).order_by(Job.kind)]
         assert kinds == [CONSTANCY, DRIFT], "what is over of former days is forgotten"
+
+
+def test_phantoms_call_as_their_senders_rule_says(hilum_env: SettingsChange, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("tls_certificate", "tls_key", "tls_ca")}
+    for rule, port in (({}, 4001), ({"tls": True, "called_ae_title": "SECURED"}, 4002)):
+        ours = hilum_env(
+            listener_port=4001,
+            listener_tls_port=4002,
+            constancy_host="listener",
+            senders=[{"ae_title": AE, **rule}],
+            **files,
+        )
+        peer = _listener(ours)
+        assert (peer.host, peer.port, peer.calling_ae_title) == ("listener", port, AE)
+        assert (peer.secured is not None, peer.called_ae_title == "SECURED") == (bool(rule), bool(rule))
 
 
 @pytest.mark.parametrize(
