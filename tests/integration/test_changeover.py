@@ -1,6 +1,7 @@
 """From one network to another while studies come in, beside another, and back over what one has read."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -197,6 +198,11 @@ def test_a_shadow_reads_once_nothing_waits_for_the_champion_and_is_never_reporte
         assert {each.label for each in findings.of_study(session, study).values()} == {"Normal"}
         assert readings.agreement(session, first_and_second[1]).all == readings.Share(images=2, same=0)
     assert job(SHADOW, study).state == JobState.DONE
+    [champion, beside] = json.loads(CliRunner().invoke(cli.app, ["networks", "list", "--json"]).output)
+    assert (champion["state"], champion["studies"]) == ("champion", 2)
+    assert (beside["state"], beside["studies"], beside["agreement"]["images"]) == ("shadow", 0, 2)
+    shown = CliRunner().invoke(cli.app, ["networks", "show", beside["digest"][:8]]).output
+    assert "as a shadow it agrees on 0.0% of 2 images" in shown
 
 
 @LITE
