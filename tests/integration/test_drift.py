@@ -34,7 +34,7 @@ from hilum.network import LABELS
 from hilum.queue import DELIVER, DRIFT
 from tests.conftest import SettingsChange
 from tests.peers.orthanc import Orthanc
-from tests.peers.studies import claim, deliverable, job, receive
+from tests.peers.studies import RECEIVED, claim, deliverable, job, receive
 from worker import deliver
 from worker.appearance import SIGNS
 from worker.drift import _look
@@ -287,6 +287,9 @@ def test_results_of_a_sender_on_hold_wait_for_a_person_and_go_out_then(
     waiting = job(DELIVER, str(parcel.id))
     assert waiting.state is JobState.WAITING and "hilum drift accept ROOM1" in (waiting.error or "")
     assert orthanc.count() == 0
+    shown = CliRunner().invoke(app, ["show", RECEIVED.study_uid]).output
+    assert "held back since" in shown and "are darker" in shown
+    assert "results of ROOM1 are held back" in CliRunner().invoke(app, ["status"]).output
     with transaction() as session:
         assert drift.held_studies(session) == {"ROOM1": 1}
     accepted = CliRunner().invoke(app, ["drift", "accept", "ROOM1", "--because", "seen"])
