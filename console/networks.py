@@ -27,7 +27,7 @@ from hilum.settings import settings
 from hilum.store import Store
 
 READ_ANEW_PER_S = 5.0
-_AT_ONCE = 200
+_AT_ONCE = 50
 _SHOWN = 20
 _COLUMNS = ("study", "accession", "study date", "sender", "read at", "found", "read by another since")
 
