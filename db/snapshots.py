@@ -1,8 +1,8 @@
 """Snapshots of labelled images, and which part of training each patient's images are for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
@@ -64,12 +64,24 @@ def last_learnt_at(session: Session) -> datetime | None:
     return session.scalar(made.where(used))
 
 
-def spoken_of(session: Session) -> Iterator[tuple[Instance, Study]]:
-    """The images that have a verdict, with their studies, by SOP Instance UID."""
+class Spoken(NamedTuple):
+    """An image that has a verdict, and where it lies."""
+
+    uid: str
+    path: str
+    view: str
+    sender_ae: str
+    is_there: bool
+    """Whether its file was not removed."""
+
+
+def spoken_of(session: Session) -> list[Spoken]:
+    """The images that have a verdict, by SOP Instance UID."""
     has_verdict = select(Verdict.id).where(Verdict.uid == Instance.uid).exists()
-    query = select(Instance, Study).join(Study, Study.study_uid == Instance.study_uid).where(has_verdict)
-    for row in session.execute(query.order_by(Instance.uid), execution_options={"yield_per": 1000}):
-        yield row[0], row[1]
+    is_there = Instance.removed_at.is_(None)
+    query = select(Instance.uid, Instance.path, Instance.view, Study.sender_ae, is_there)
+    joined = query.join(Study, Study.study_uid == Instance.study_uid).where(has_verdict)
+    return [Spoken(*row) for row in session.execute(joined.order_by(Instance.uid))]
 
 
 def said_by_networks(session: Session, uids: Sequence[str]) -> dict[str, tuple[str, float]]:

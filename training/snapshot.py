@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from db import snapshots, verdicts
-from db.tables import Instance, Part, Snapshot, Study
+from db.tables import Part, Snapshot, Study
 from hilum.errors import HilumError
 from hilum.network import LABELS
 from hilum.pseudonyms import Pseudonyms
@@ -223,24 +223,21 @@ def list_files(
     another one.
     """
     of_instance = {row.instance: row for row in rows(store, snapshot)}
-    found: list[tuple[Instance, Study, Row]] = []
-    for instance, study in snapshots.spoken_of(session):
-        row = of_instance.get(pseudonyms.uid(instance.uid))
-        if row is not None:
-            found.append((instance, study, row))
-    if not found:
+    spoken = snapshots.spoken_of(session)
+    rows_of = [(each, of_instance.get(pseudonyms.uid(each.uid))) for each in spoken]
+    listed = [
+        (each.path, row.label, row.patient, each.sender_ae, each.view, row.part)
+        for each, row in rows_of
+        if row is not None and each.is_there
+    ]
+    if not listed:
         raise WrongSnapshot(
-            "no image of this snapshot is known here: is pseudonyms.key in data_dir the one that it was made "
-            "with?"
+            "no image of this snapshot is here: is pseudonyms.key in data_dir the one that it was made with?"
         )
     with file.open("w", newline="", encoding="utf-8") as lines:
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(_FILES)
-        writer.writerows(
-            (instance.path, row.label, row.patient, study.sender_ae, instance.view, row.part)
-            for instance, study, row in found
-            if instance.removed_at is None
-        )
+        writer.writerows(listed)
 
 
 def parts_of(manifest: Path) -> NDArray[np.str_] | None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -257,6 +258,22 @@ def test_a_list_that_was_altered_is_refused(site: Settings) -> None:
     store.path(frozen.path).write_bytes(store.path(frozen.path).read_bytes().replace(b"train", b"test"))
     with pytest.raises(WrongSnapshot, match="is gone or was altered"):
         snapshot.rows(store, frozen)
+
+
+def test_what_was_removed_since_is_no_longer_listed_and_another_key_knows_nobody(
+    site: Settings, tmp_path: Path
+) -> None:
+    uids, frozen, store = say(6), freeze(), Store(settings().store)
+    with transaction() as session:
+        session.execute(update(Instance).where(Instance.uid == uids[0]).values(removed_at=from_now(0)))
+    with transaction() as session:
+        snapshot.list_files(session, store, KEY, frozen, tmp_path / "images.csv")
+        with pytest.raises(WrongSnapshot, match="in data_dir the one that it was made with"):
+            snapshot.list_files(session, store, Pseudonyms(b"x" * 32), frozen, tmp_path / "none.csv")
+    parts = snapshot.parts_of(tmp_path / "images.csv")
+    assert parts is not None
+    assert len(parts) == 5
+    assert {*parts.tolist()} <= {part.value for part in Part}
 
 
 def test_two_snapshots_at_once_give_each_patient_one_part(site: Settings) -> None:
