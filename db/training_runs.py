@@ -47,10 +47,6 @@ def unfinished(session: Session) -> TrainingRun | None:
     return session.scalar(query.limit(1))
 
 
-def has_slot(session: Session, slot: str) -> bool:
-    return session.scalar(select(TrainingRun.id).where(TrainingRun.slot == slot)) is not None
-
-
 def held_up_because(session: Session, run_id: int) -> str | None:
     """Why an unfinished run does not go on at this moment; None when it does."""
     return session.scalar(select(Job.error).where(Job.kind == TRAIN, Job.subject == str(run_id)))

@@ -60,9 +60,7 @@ def begin(session: Session, moment: datetime, ours: Settings) -> int | None:
     are there and no other training is unfinished.
     """
     night = night_of(moment, ours)
-    if not ours.training_least_verdicts or not night.holds(moment):
-        return None
-    if training_runs.has_slot(session, night.slot) or training_runs.unfinished(session):
+    if not ours.training_least_verdicts or not night.holds(moment) or training_runs.unfinished(session):
         return None
     if new_verdicts(session) < ours.training_least_verdicts:
         return None
