@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from console.cli.terminal import examples, out
+from console.cli.terminal import examples, out, require_a_site
 from hilum.errors import SettingsError
 from hilum.settings import settings
 
@@ -111,6 +111,19 @@ def listener() -> None:
     """Run one listener alone: the door where a PACS pushes its images (C-STORE, C-ECHO)."""
     settings()
     os.execv(sys.executable, [sys.executable, "-P", "-m", "dicom_listener"])  # noqa: S606 - our own program
+
+
+@app.command(epilog=examples("hilum console", "HILUM_CONSOLE_PORT=8443 hilum console"))
+def console() -> None:
+    """Run the console: what people see in the browser, and what programs call.
+
+    As long as nobody has a password, it prints a link by which the first
+    administrator chooses one.
+    """
+    from console.web.serve import serve
+
+    require_a_site()
+    serve(settings())
 
 
 @database.command()
