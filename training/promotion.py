@@ -8,10 +8,9 @@ from pathlib import Path
 
 from db import networks, training_runs
 from db.session import transaction
-from db.tables import TrainingRun
+from db.tables import NetworkState, TrainingRun
 from hilum import artefacts
 from hilum.engine import Engine, choose_engine
-from hilum.errors import HilumError
 from hilum.network import Artefact
 from hilum.queue import have_networks_loaded
 from hilum.settings import settings
@@ -21,10 +20,6 @@ from training.data import Images
 from training.drawings import FOLDER, draw
 from training.gate import Rule, Verdict, judge, verdict_of
 from training.unseen import held_out_phantoms
-
-
-class NoChampion(HilumError):
-    """The operator must act: there is no network to judge another against."""
 
 
 def test_images(
@@ -53,20 +48,19 @@ def put_to_the_gate(run_id: int, folder: Path, images: Images) -> Verdict:
     artefact lie the `training.drawings` of its answers. Where another network
     became the champion meanwhile, it is judged against that one. A run is judged once.
 
-    Raises NoChampion when no network reads here, NetworkError when one of the two cannot be loaded.
+    Raises NetworkError when no network reads here, or one of the two cannot be loaded.
     """
     with transaction() as session:
         told = session.get_one(TrainingRun, run_id).gate
     if told is not None:
         return verdict_of(told)
-    store = Store(settings().store)
-    challenger = artefacts.keep(store, folder)
+    challenger = artefacts.keep(Store(settings().store), folder)
     while True:
-        champion = _champion(store)
-        verdict = judge(champion, challenger, images, rule=rule(), engine_of=_engine)
+        reading = champion()
+        verdict = judge(reading, challenger, images, rule=rule(), engine_of=_engine)
         if verdict.answers is not None:
             draw(verdict.answers[1], folder.parent / FOLDER)
-        if _written(run_id, champion, challenger, verdict):
+        if _written(run_id, reading, challenger, verdict):
             have_networks_loaded()  # where the settings have put it into service
             return verdict
 
@@ -81,16 +75,13 @@ def rule() -> Rule:
     )
 
 
-def _champion(store: Store) -> Artefact:
-    with transaction() as session:
-        champion = networks.champion(session)
-    if champion is None:
-        networks.install()
-        with transaction() as session:
-            champion = networks.champion(session)
-    if champion is None:
-        raise NoChampion("no network reads here: promote one, and have the training go on")
-    return artefacts.kept(store, champion.digest)
+def champion() -> Artefact:
+    """Return the network that reads here, which a challenger begins with and is judged against.
+
+    Raises NetworkError when there is none, or it is broken.
+    """
+    reading = networks.serving()[NetworkState.CHAMPION]
+    return artefacts.kept(Store(settings().store), reading.digest)
 
 
 def _engine(artefact: Artefact) -> Engine:
@@ -98,13 +89,13 @@ def _engine(artefact: Artefact) -> Engine:
     return choose_engine(artefact, settings().device)
 
 
-def _written(run_id: int, champion: Artefact, challenger: Artefact, verdict: Verdict) -> bool:
+def _written(run_id: int, judged_against: Artefact, challenger: Artefact, verdict: Verdict) -> bool:
     """Whether the verdict was written down; not where it is on another champion than the one that reads."""
     words = " ".join(verdict.sentences)
     with transaction() as session:
         networks.bring(session, challenger, actor=networks.GATE, because=f"training {run_id}", run_id=run_id)
         reading = networks.champion(session)  # nobody changes it now: bring holds all networks
-        if reading is None or reading.digest not in (champion.digest, challenger.digest):
+        if reading is None or reading.digest not in (judged_against.digest, challenger.digest):
             return False
         training_runs.judge(session, run_id, passed=verdict.passed, gate=verdict.json())
         networks.after_gate(session, challenger.digest, passed=verdict.passed, because=words)

@@ -17,12 +17,12 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from db import audit, jobs, networks, training_runs
+from db import audit, jobs, training_runs
 from db.jobs import Claim
 from db.session import transaction
 from db.tables import Snapshot, TrainingRun
 from db.work import Bell, work_on
-from hilum import artefacts, pseudonyms
+from hilum import pseudonyms
 from hilum.errors import HilumError, LeaseLost, MachineAtFault, NetworkError
 from hilum.network import Artefact, load_artefact
 from hilum.queue import NIGHT, TRAIN, app, ring
@@ -159,22 +159,10 @@ def _recipe(named: str, run_id: int) -> recipe.Recipe:
     """The recipe of a run: named for it, and, where it begins with the champion, made to fit that."""
     said = recipe.parsed(recipe.find(named))
     if said.get("weights") == CHAMPION:
-        champion = _champion()
+        champion = promotion.champion()
         said |= {"weights": str(champion.folder), "backbone": champion.backbone}
         said |= {"licence": str(champion.manifest.get("licence", said.get("licence")))}
     return recipe.checked({**said, "name": f"{said.get('name')}-{run_id}"}, named)
-
-
-def _champion() -> Artefact:
-    with transaction() as session:
-        reading = networks.champion(session)
-    if reading is None:
-        networks.install()
-        with transaction() as session:
-            reading = networks.champion(session)
-    if reading is None:
-        raise CannotLearn("no network reads here, so that there is none to begin with: promote one")
-    return artefacts.kept(Store(settings().store), reading.digest)
 
 
 def _frozen(session: Session, chosen: recipe.Recipe) -> Snapshot:

@@ -153,14 +153,10 @@ readers = Readers()
 
 
 def serving() -> dict[NetworkState, str]:
-    """The digests of champion and shadow as the database says now; the settings' network where none was."""
-    while True:
-        with transaction() as session:
-            found = {state: each.digest for state, each in networks.in_service(session).items()}
-        if NetworkState.CHAMPION in found:
-            readers.serve(found)
-            return found
-        networks.install()
+    """The digests of champion and shadow as the database says now, which are what stays loaded."""
+    found = {state: each.digest for state, each in networks.serving().items()}
+    readers.serve(found)
+    return found
 
 
 def load() -> None:
